@@ -1,0 +1,24 @@
+//! Pure domain types that every party shares: ids, the model manifest and its step graph, the
+//! lifecycle of a version, roles, and the closed set of error ids.
+//!
+//! Invariant: no I/O, no clock, no randomness, no async runtime. Text from outside becomes a domain
+//! type here, once, or is refused with an error that names the input.
+
+mod error_id;
+mod frames;
+mod graph;
+mod ids;
+mod lifecycle;
+mod manifest;
+mod roles;
+
+pub use error_id::ErrorId;
+pub use frames::{FrameError, Reassembler};
+pub use graph::{GraphError, RingName, StepGraph, StepKind, StepSpec};
+pub use ids::{BlobDigest, IdError, ModelName, ModelRef, Selector, VersionId, WorkerName};
+pub use lifecycle::{Event, LifecycleError, State};
+pub use manifest::{
+    BlobRef, DataFingerprint, Featuriser, MANIFEST_FORMAT, Manifest, ManifestError, Metrics,
+    OutputScaling, Task,
+};
+pub use roles::{Action, Role, RoleSet, allowed};

@@ -1,0 +1,256 @@
+//! The manifest: everything public about a model version. Its bytes are signed and their SHA-256
+//! names the version, so they are kept exactly as they were made and never serialised again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BlobDigest, ModelName, StepGraph, VersionId};
+
+/// Format number that this build writes and reads.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// What the model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// A number.
+    Regression,
+    /// The log-odds of class 1.
+    Binary,
+}
+
+/// How molecules become integers; computed by the client, so all of it is public.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Featuriser {
+    /// Morgan counts, folded, clipped to `0..=max_count` (Rogers and Hahn 2010; RDKit's hash).
+    EcfpCounts {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// Bonds from the centre; 2 is ECFP4.
+        radius: u32,
+        /// Length after folding.
+        size: u32,
+        /// Counts above are clipped.
+        max_count: u16,
+    },
+    /// Morgan bits, folded.
+    EcfpBits {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// Bonds from the centre; 2 is ECFP4.
+        radius: u32,
+        /// Length after folding.
+        size: u32,
+    },
+}
+
+impl Featuriser {
+    /// Number of features.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::EcfpCounts { size, .. } | Self::EcfpBits { size, .. } => *size as usize,
+        }
+    }
+
+    /// Whether there is no feature.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Largest value of a feature.
+    pub fn max_value(&self) -> u16 {
+        match self {
+            Self::EcfpCounts { max_count, .. } => *max_count,
+            Self::EcfpBits { .. } => 1,
+        }
+    }
+}
+
+/// From a released integer to the endpoint's unit: `value = scale * integer + offset`, where the
+/// integer is the B-bit output, read as signed two's complement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputScaling {
+    /// Units of the endpoint for one step of the integer.
+    pub scale: f64,
+    /// Value at integer 0.
+    pub offset: f64,
+}
+
+impl OutputScaling {
+    /// The value of the B-bit integer `code` in the endpoint's unit.
+    pub fn apply(&self, code: u32, bits: u8) -> f64 {
+        self.scale * f64::from(signed(code, bits)) + self.offset
+    }
+}
+
+/// Two's complement of the low `bits` bits.
+fn signed(code: u32, bits: u8) -> i32 {
+    let shift = 32 - u32::from(bits);
+    ((code << shift) as i32) >> shift
+}
+
+/// The training data, named but not shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFingerprint {
+    /// SHA-256 of the training file, hex.
+    pub sha256: String,
+    /// Molecules used for training.
+    pub train_rows: u64,
+    /// Molecules held out.
+    pub test_rows: u64,
+}
+
+/// Quality on the held-out molecules, in the endpoint's unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Name of the figure, e.g. `rmse` or `roc-auc`.
+    pub metric: String,
+    /// Of the float model.
+    pub float: f64,
+    /// Of the clear twin: same integers as the encrypted run, carries simulated.
+    pub twin: f64,
+}
+
+/// A weight blob by the digest of its plaintext. The blob begins with 32 random bytes, so the
+/// digest commits to the weights and hides them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRef {
+    /// Digest of the plaintext blob.
+    pub digest: BlobDigest,
+    /// Length of the plaintext blob in bytes.
+    pub bytes: u64,
+}
+
+/// Everything public about a model version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`MANIFEST_FORMAT`].
+    pub format: u32,
+    /// Name in the registry.
+    pub name: ModelName,
+    /// Regression or classification.
+    pub task: Task,
+    /// What is predicted, e.g. "aqueous solubility".
+    pub endpoint: String,
+    /// Its unit, e.g. "log10 mol/L".
+    pub unit: String,
+    /// One line for the catalogue.
+    pub description: String,
+    /// Molecule to integers.
+    pub featuriser: Featuriser,
+    /// Shapes, precisions and rings.
+    pub graph: StepGraph,
+    /// One for each output.
+    pub outputs: Vec<OutputScaling>,
+    /// One for each step.
+    pub blobs: Vec<BlobRef>,
+    /// Held-out quality.
+    pub metrics: Metrics,
+    /// Training data.
+    pub data: DataFingerprint,
+    /// Bits that one query releases about the weights, at most.
+    pub leakage_bits_per_query: u64,
+    /// Program and version that made it.
+    pub toolchain: String,
+    /// Seed of the training run.
+    pub seed: u64,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// Not the JSON of a manifest.
+    #[error("the manifest cannot be read: {0}")]
+    Json(String),
+    /// Made by a release that this one does not know.
+    #[error("the manifest has format {0}, this release reads format {MANIFEST_FORMAT}: upgrade the older side")]
+    Format(u32),
+    /// Parts that contradict each other.
+    #[error("the manifest contradicts itself: {0}")]
+    Inconsistent(String),
+}
+
+impl Manifest {
+    /// The bytes that are signed and hashed. Call once, then keep the bytes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ManifestError> {
+        serde_json::to_vec(self).map_err(|error| ManifestError::Json(error.to_string()))
+    }
+
+    /// Reads and checks; also gives the version that the bytes name.
+    pub fn from_bytes(bytes: &[u8]) -> Result<(Self, VersionId), ManifestError> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let json = |error: serde_json::Error| ManifestError::Json(error.to_string());
+        let head: Head = serde_json::from_slice(bytes).map_err(json)?;
+        if head.format != MANIFEST_FORMAT {
+            return Err(ManifestError::Format(head.format));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(json)?;
+        manifest.check()?;
+        Ok((manifest, VersionId::of(bytes)))
+    }
+
+    /// Whether the parts agree with each other.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let graph = &self.graph;
+        let first = &graph.steps()[0];
+        let last = graph.last();
+        let require = |holds: bool, what: &str| {
+            if holds { Ok(()) } else { Err(ManifestError::Inconsistent(what.to_owned())) }
+        };
+        require(
+            first.inputs as usize == self.featuriser.len(),
+            "step 0 does not take what the featuriser gives",
+        )?;
+        require(
+            u32::from(self.featuriser.max_value()) < 1 << first.input_bits,
+            "features do not fit the input bits of step 0",
+        )?;
+        require(self.outputs.len() == last.outputs as usize, "one output scaling for each output")?;
+        require(
+            self.outputs.iter().all(|o| o.scale.is_finite() && o.offset.is_finite()),
+            "output scalings must be finite",
+        )?;
+        require(self.blobs.len() == graph.steps().len(), "one blob for each step")?;
+        require(
+            self.leakage_bits_per_query == graph.leakage_bits_per_query(),
+            "the leakage is not outputs times output bits",
+        )?;
+        let texts = [&self.endpoint, &self.unit, &self.description, &self.toolchain];
+        require(
+            texts.iter().all(|text| text.len() <= 2000 && !text.chars().any(char::is_control)),
+            "texts are at most 2000 bytes, without control characters",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_signed() {
+        let scaling = OutputScaling { scale: 0.5, offset: 1.0 };
+        assert_eq!(scaling.apply(0, 8), 1.0);
+        assert_eq!(scaling.apply(255, 8), 0.5);
+        assert_eq!(scaling.apply(127, 8), 64.5);
+        assert_eq!(scaling.apply(128, 8), -63.0);
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        assert_eq!(
+            Manifest::from_bytes(br#"{"format":7,"new":1}"#),
+            Err(ManifestError::Format(7))
+        );
+        assert!(matches!(Manifest::from_bytes(b"{"), Err(ManifestError::Json(_))));
+    }
+}

@@ -1,0 +1,4 @@
+//! The blinded-lookup protocol (docs/protocol.md).
+
+pub mod network;
+pub mod twin;
