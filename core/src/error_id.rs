@@ -90,7 +90,10 @@ mod tests {
     fn every_id_has_a_row_in_the_error_pages() {
         let page = include_str!("../../docs/errors.md");
         for id in ErrorId::ALL {
-            assert!(page.contains(&format!("| `{id}` |")), "docs/errors.md lacks {id}");
+            assert!(
+                page.contains(&format!("| `{id}` |")),
+                "docs/errors.md lacks {id}"
+            );
             assert_eq!(id.as_str().parse::<ErrorId>().unwrap(), *id);
         }
     }

@@ -46,7 +46,10 @@ impl Reassembler {
         limit: usize,
     ) -> Result<Option<Vec<u8>>, FrameError> {
         if total > limit {
-            return Err(FrameError::TooLarge { announced: total, limit });
+            return Err(FrameError::TooLarge {
+                announced: total,
+                limit,
+            });
         }
         let first = *self.total.get_or_insert(total);
         if first != total {
@@ -54,7 +57,10 @@ impl Reassembler {
         }
         let missing = total - self.data.len();
         if chunk.is_empty() || chunk.len() > missing {
-            return Err(FrameError::BadLength { got: chunk.len(), missing });
+            return Err(FrameError::BadLength {
+                got: chunk.len(),
+                missing,
+            });
         }
         self.data.extend_from_slice(chunk);
         if self.data.len() < total {
@@ -95,11 +101,23 @@ mod tests {
     #[test]
     fn lying_lengths_are_refused() {
         let mut frames = Reassembler::default();
-        assert!(matches!(frames.push(11, b"x", 10), Err(FrameError::TooLarge { .. })));
+        assert!(matches!(
+            frames.push(11, b"x", 10),
+            Err(FrameError::TooLarge { .. })
+        ));
         assert_eq!(frames.push(4, b"ab", 10), Ok(None));
-        assert!(matches!(frames.push(5, b"c", 10), Err(FrameError::LengthChanged { .. })));
-        assert!(matches!(frames.push(4, b"cde", 10), Err(FrameError::BadLength { .. })));
-        assert!(matches!(frames.push(4, b"", 10), Err(FrameError::BadLength { .. })));
+        assert!(matches!(
+            frames.push(5, b"c", 10),
+            Err(FrameError::LengthChanged { .. })
+        ));
+        assert!(matches!(
+            frames.push(4, b"cde", 10),
+            Err(FrameError::BadLength { .. })
+        ));
+        assert!(matches!(
+            frames.push(4, b"", 10),
+            Err(FrameError::BadLength { .. })
+        ));
         assert_eq!(frames.push(4, b"cd", 10), Ok(Some(b"abcd".to_vec())));
     }
 }

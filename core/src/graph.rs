@@ -134,7 +134,11 @@ impl StepGraph {
         }
         for (index, step) in steps.iter().enumerate() {
             check_ranges(index, step, index + 1 == steps.len())?;
-            let expected = if index == 0 { StepKind::Static } else { StepKind::Lookup };
+            let expected = if index == 0 {
+                StepKind::Static
+            } else {
+                StepKind::Lookup
+            };
             if step.kind != expected {
                 return Err(GraphError::Kind { step: index });
             }
@@ -145,11 +149,20 @@ impl StepGraph {
                 if value == expected {
                     Ok(())
                 } else {
-                    Err(GraphError::Chain { step: index + 1, field, value, expected })
+                    Err(GraphError::Chain {
+                        step: index + 1,
+                        field,
+                        value,
+                        expected,
+                    })
                 }
             };
             chain("inputs", step.inputs.into(), before.outputs.into())?;
-            chain("input_bits", step.input_bits.into(), before.output_bits.into())?;
+            chain(
+                "input_bits",
+                step.input_bits.into(),
+                before.output_bits.into(),
+            )?;
         }
         Ok(Self(steps))
     }
@@ -198,19 +211,59 @@ fn check_ranges(index: usize, step: &StepSpec, last: bool) -> Result<(), GraphEr
         if (low..=high).contains(&value) {
             Ok(())
         } else {
-            Err(GraphError::Range { step: index, field, value, low, high })
+            Err(GraphError::Range {
+                step: index,
+                field,
+                value,
+                low,
+                high,
+            })
         }
     };
     range("inputs", step.inputs.into(), 1, 1 << 16)?;
     range("outputs", step.outputs.into(), 1, 1 << 14)?;
-    let input_bits = if step.kind == StepKind::Static { (1, 12) } else { (3, 8) };
-    range("input_bits", step.input_bits.into(), input_bits.0, input_bits.1)?;
+    let input_bits = if step.kind == StepKind::Static {
+        (1, 12)
+    } else {
+        (3, 8)
+    };
+    range(
+        "input_bits",
+        step.input_bits.into(),
+        input_bits.0,
+        input_bits.1,
+    )?;
     let output_bits = if last { (8, 16) } else { (3, 8) };
-    range("output_bits", step.output_bits.into(), output_bits.0, output_bits.1)?;
-    range("accumulator_bits", step.accumulator_bits.into(), step.output_bits.into(), 30)?;
-    range("switch_bits", step.switch_bits.into(), u64::from(step.output_bits) + 3, 30)?;
-    range("body_bits", step.body_bits.into(), step.switch_bits.into(), 64)?;
-    range("inputs_per_polynomial", step.inputs_per_polynomial.into(), 1, 2048)?;
+    range(
+        "output_bits",
+        step.output_bits.into(),
+        output_bits.0,
+        output_bits.1,
+    )?;
+    range(
+        "accumulator_bits",
+        step.accumulator_bits.into(),
+        step.output_bits.into(),
+        30,
+    )?;
+    range(
+        "switch_bits",
+        step.switch_bits.into(),
+        u64::from(step.output_bits) + 3,
+        30,
+    )?;
+    range(
+        "body_bits",
+        step.body_bits.into(),
+        step.switch_bits.into(),
+        64,
+    )?;
+    range(
+        "inputs_per_polynomial",
+        step.inputs_per_polynomial.into(),
+        1,
+        2048,
+    )?;
     Ok(())
 }
 
@@ -238,16 +291,39 @@ mod tests {
         let first = step(StepKind::Static, 2048, 64, (3, 6));
         let last = step(StepKind::Lookup, 64, 1, (6, 12));
         assert!(StepGraph::new(vec![first.clone(), last.clone()]).is_ok());
-        let wrong = StepSpec { inputs: 63, ..last.clone() };
+        let wrong = StepSpec {
+            inputs: 63,
+            ..last.clone()
+        };
         assert_eq!(
             StepGraph::new(vec![first.clone(), wrong]),
-            Err(GraphError::Chain { step: 1, field: "inputs", value: 63, expected: 64 })
+            Err(GraphError::Chain {
+                step: 1,
+                field: "inputs",
+                value: 63,
+                expected: 64
+            })
         );
-        let wrong = StepSpec { input_bits: 5, ..last.clone() };
-        assert!(matches!(StepGraph::new(vec![first.clone(), wrong]), Err(GraphError::Chain { .. })));
-        assert_eq!(StepGraph::new(vec![last.clone()]), Err(GraphError::Kind { step: 0 }));
+        let wrong = StepSpec {
+            input_bits: 5,
+            ..last.clone()
+        };
+        assert!(matches!(
+            StepGraph::new(vec![first.clone(), wrong]),
+            Err(GraphError::Chain { .. })
+        ));
+        assert_eq!(
+            StepGraph::new(vec![last.clone()]),
+            Err(GraphError::Kind { step: 0 })
+        );
         assert_eq!(StepGraph::new(vec![]), Err(GraphError::StepCount(0)));
-        let wrong = StepSpec { output_bits: 17, ..last };
-        assert!(matches!(StepGraph::new(vec![first, wrong]), Err(GraphError::Range { .. })));
+        let wrong = StepSpec {
+            output_bits: 17,
+            ..last
+        };
+        assert!(matches!(
+            StepGraph::new(vec![first, wrong]),
+            Err(GraphError::Range { .. })
+        ));
     }
 }

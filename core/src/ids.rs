@@ -37,7 +37,14 @@ fn check_name(what: &'static str, text: &str) -> Result<(), IdError> {
     let ok_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let ok_first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let ok = text.len() <= 64 && text.chars().all(ok_char) && text.starts_with(ok_first);
-    if ok { Ok(()) } else { Err(IdError::Name { what, given: cut(text) }) }
+    if ok {
+        Ok(())
+    } else {
+        Err(IdError::Name {
+            what,
+            given: cut(text),
+        })
+    }
 }
 
 macro_rules! name_type {
@@ -86,7 +93,11 @@ macro_rules! name_type {
 }
 
 name_type!(ModelName, "model name", "Name of a model, e.g. `esol-mlp`.");
-name_type!(WorkerName, "worker name", "Name of a partition worker, as in its certificate.");
+name_type!(
+    WorkerName,
+    "worker name",
+    "Name of a partition worker, as in its certificate."
+);
 
 macro_rules! digest_type {
     ($name:ident, $doc:literal) => {
@@ -142,8 +153,14 @@ macro_rules! digest_type {
     };
 }
 
-digest_type!(VersionId, "A version of a model: the SHA-256 of its manifest bytes.");
-digest_type!(BlobDigest, "Content address of a blob: the SHA-256 of its bytes.");
+digest_type!(
+    VersionId,
+    "A version of a model: the SHA-256 of its manifest bytes."
+);
+digest_type!(
+    BlobDigest,
+    "Content address of a blob: the SHA-256 of its bytes."
+);
 
 /// Which version of a model is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +195,10 @@ impl FromStr for ModelRef {
                 (name, Selector::Alias(alias.to_owned()))
             }
         };
-        Ok(Self { name: name.parse()?, selector })
+        Ok(Self {
+            name: name.parse()?,
+            selector,
+        })
     }
 }
 
@@ -207,7 +227,16 @@ mod tests {
 
     #[test]
     fn bad_names_are_refused_with_the_input() {
-        for text in ["", "Esol", "-x", "a b", "a/b", &"x".repeat(65), "esol@", "a@sha256:12"] {
+        for text in [
+            "",
+            "Esol",
+            "-x",
+            "a b",
+            "a/b",
+            &"x".repeat(65),
+            "esol@",
+            "a@sha256:12",
+        ] {
             assert!(text.parse::<ModelRef>().is_err(), "{text}");
         }
     }

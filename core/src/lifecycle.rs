@@ -45,8 +45,13 @@ pub struct LifecycleError {
 
 impl State {
     /// All states, in order of life.
-    pub const ALL: [Self; 5] =
-        [Self::Draft, Self::Submitted, Self::Approved, Self::Deprecated, Self::Revoked];
+    pub const ALL: [Self; 5] = [
+        Self::Draft,
+        Self::Submitted,
+        Self::Approved,
+        Self::Deprecated,
+        Self::Revoked,
+    ];
 
     /// The state after `event`.
     pub fn apply(self, event: Event) -> Result<Self, LifecycleError> {
@@ -115,7 +120,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const EVENTS: [Event; 4] = [Event::Submit, Event::Approve, Event::Deprecate, Event::Revoke];
+    const EVENTS: [Event; 4] = [
+        Event::Submit,
+        Event::Approve,
+        Event::Deprecate,
+        Event::Revoke,
+    ];
 
     proptest! {
         #[test]

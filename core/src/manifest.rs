@@ -169,7 +169,9 @@ pub enum ManifestError {
     #[error("the manifest cannot be read: {0}")]
     Json(String),
     /// Made by a release that this one does not know.
-    #[error("the manifest has format {0}, this release reads format {MANIFEST_FORMAT}: upgrade the older side")]
+    #[error(
+        "the manifest has format {0}, this release reads format {MANIFEST_FORMAT}: upgrade the older side"
+    )]
     Format(u32),
     /// Parts that contradict each other.
     #[error("the manifest contradicts itself: {0}")]
@@ -204,7 +206,11 @@ impl Manifest {
         let first = &graph.steps()[0];
         let last = graph.last();
         let require = |holds: bool, what: &str| {
-            if holds { Ok(()) } else { Err(ManifestError::Inconsistent(what.to_owned())) }
+            if holds {
+                Ok(())
+            } else {
+                Err(ManifestError::Inconsistent(what.to_owned()))
+            }
         };
         require(
             first.inputs as usize == self.featuriser.len(),
@@ -214,19 +220,34 @@ impl Manifest {
             u32::from(self.featuriser.max_value()) < 1 << first.input_bits,
             "features do not fit the input bits of step 0",
         )?;
-        require(self.outputs.len() == last.outputs as usize, "one output scaling for each output")?;
         require(
-            self.outputs.iter().all(|o| o.scale.is_finite() && o.offset.is_finite()),
+            self.outputs.len() == last.outputs as usize,
+            "one output scaling for each output",
+        )?;
+        require(
+            self.outputs
+                .iter()
+                .all(|o| o.scale.is_finite() && o.offset.is_finite()),
             "output scalings must be finite",
         )?;
-        require(self.blobs.len() == graph.steps().len(), "one blob for each step")?;
+        require(
+            self.blobs.len() == graph.steps().len(),
+            "one blob for each step",
+        )?;
         require(
             self.leakage_bits_per_query == graph.leakage_bits_per_query(),
             "the leakage is not outputs times output bits",
         )?;
-        let texts = [&self.endpoint, &self.unit, &self.description, &self.toolchain];
+        let texts = [
+            &self.endpoint,
+            &self.unit,
+            &self.description,
+            &self.toolchain,
+        ];
         require(
-            texts.iter().all(|text| text.len() <= 2000 && !text.chars().any(char::is_control)),
+            texts
+                .iter()
+                .all(|text| text.len() <= 2000 && !text.chars().any(char::is_control)),
             "texts are at most 2000 bytes, without control characters",
         )
     }
@@ -238,7 +259,10 @@ mod tests {
 
     #[test]
     fn codes_are_signed() {
-        let scaling = OutputScaling { scale: 0.5, offset: 1.0 };
+        let scaling = OutputScaling {
+            scale: 0.5,
+            offset: 1.0,
+        };
         assert_eq!(scaling.apply(0, 8), 1.0);
         assert_eq!(scaling.apply(255, 8), 0.5);
         assert_eq!(scaling.apply(127, 8), 64.5);
@@ -251,6 +275,9 @@ mod tests {
             Manifest::from_bytes(br#"{"format":7,"new":1}"#),
             Err(ManifestError::Format(7))
         );
-        assert!(matches!(Manifest::from_bytes(b"{"), Err(ManifestError::Json(_))));
+        assert!(matches!(
+            Manifest::from_bytes(b"{"),
+            Err(ManifestError::Json(_))
+        ));
     }
 }

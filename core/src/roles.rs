@@ -92,7 +92,10 @@ pub fn allowed(role: Role, action: Action) -> bool {
     use Action as A;
     match role {
         Role::Admin => {
-            matches!(action, A::ReadCatalogue | A::ListWorkers | A::Approve | A::Revoke | A::ManageTokens)
+            matches!(
+                action,
+                A::ReadCatalogue | A::ListWorkers | A::Approve | A::Revoke | A::ManageTokens
+            )
         }
         Role::Publisher => matches!(action, A::ReadCatalogue | A::ListWorkers | A::Publish),
         Role::Reviewer => matches!(action, A::ReadCatalogue | A::Approve),
@@ -168,17 +171,25 @@ mod tests {
     #[test]
     fn every_action_has_somebody_and_no_role_has_all() {
         for action in Action::ALL {
-            assert!(Role::ALL.into_iter().any(|role| allowed(role, action)), "{action:?}");
+            assert!(
+                Role::ALL.into_iter().any(|role| allowed(role, action)),
+                "{action:?}"
+            );
         }
         for role in Role::ALL {
-            assert!(!Action::ALL.into_iter().all(|action| allowed(role, action)), "{role}");
+            assert!(
+                !Action::ALL.into_iter().all(|action| allowed(role, action)),
+                "{role}"
+            );
         }
     }
 
     #[test]
     fn only_certificates_make_services() {
         for role in Role::ALL.into_iter().filter(|role| role.is_token_role()) {
-            assert!(!allowed(role, Action::ServePartitions) && !allowed(role, Action::RouteSessions));
+            assert!(
+                !allowed(role, Action::ServePartitions) && !allowed(role, Action::RouteSessions)
+            );
         }
     }
 }

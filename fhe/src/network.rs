@@ -35,7 +35,11 @@ pub struct StepWeights {
 
 impl std::fmt::Debug for StepWeights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StepWeights({:?}, {} -> {}, [redacted])", self.kind, self.inputs, self.outputs)
+        write!(
+            f,
+            "StepWeights({:?}, {} -> {}, [redacted])",
+            self.kind, self.inputs, self.outputs
+        )
     }
 }
 
@@ -65,7 +69,11 @@ pub enum WeightsError {
 /// `value / 2^shift`, rounded to nearest, halves upwards. The one rounding of lookup products.
 #[inline]
 pub fn round_shift(value: i32, shift: u8) -> i32 {
-    if shift == 0 { value } else { (value + (1 << (shift - 1))) >> shift }
+    if shift == 0 {
+        value
+    } else {
+        (value + (1 << (shift - 1))) >> shift
+    }
 }
 
 impl StepWeights {
@@ -87,7 +95,15 @@ impl StepWeights {
         weights: Vec<i16>,
         tables: Vec<i16>,
     ) -> Result<Self, WeightsError> {
-        Self::new(StepKind::Lookup, neurons, outputs, table_bits, shift, weights, tables)
+        Self::new(
+            StepKind::Lookup,
+            neurons,
+            outputs,
+            table_bits,
+            shift,
+            weights,
+            tables,
+        )
     }
 
     fn new(
@@ -113,7 +129,15 @@ impl StepWeights {
         if shift > 15 {
             return Err(WeightsError::Range("shift"));
         }
-        Ok(Self { kind, inputs, outputs, table_bits, shift, weights, tables })
+        Ok(Self {
+            kind,
+            inputs,
+            outputs,
+            table_bits,
+            shift,
+            weights,
+            tables,
+        })
     }
 
     /// Static or lookup.
@@ -176,8 +200,13 @@ impl StepWeights {
 
     /// Whether these are weights for that step of the graph.
     pub fn matches(&self, spec: &StepSpec) -> Result<(), WeightsError> {
-        let require =
-            |holds: bool, what| if holds { Ok(()) } else { Err(WeightsError::Mismatch(what)) };
+        let require = |holds: bool, what| {
+            if holds {
+                Ok(())
+            } else {
+                Err(WeightsError::Mismatch(what))
+            }
+        };
         require(self.kind == spec.kind, "kind")?;
         require(self.inputs == spec.inputs as usize, "inputs")?;
         require(self.outputs == spec.outputs as usize, "outputs")?;
@@ -187,8 +216,7 @@ impl StepWeights {
 
     /// The blob, with 32 fresh random bytes as its salt.
     pub fn to_blob(&self, salt: &[u8; 32]) -> Vec<u8> {
-        let mut out =
-            Vec::with_capacity(HEAD + 2 * (self.weights.len() + self.tables.len()));
+        let mut out = Vec::with_capacity(HEAD + 2 * (self.weights.len() + self.tables.len()));
         out.extend_from_slice(b"CXWB");
         out.extend_from_slice(&1u16.to_le_bytes());
         out.push(u8::from(self.kind == StepKind::Lookup));
@@ -221,20 +249,40 @@ impl StepWeights {
         if blob[17..20] != [0, 0, 0] || bits > 8 {
             return Err(WeightsError::Range("table bits"));
         }
-        let weights = inputs.checked_mul(outputs).ok_or(WeightsError::Range("weight count"))?;
-        let tables = if kind == StepKind::Lookup { inputs << bits } else { 0 };
+        let weights = inputs
+            .checked_mul(outputs)
+            .ok_or(WeightsError::Range("weight count"))?;
+        let tables = if kind == StepKind::Lookup {
+            inputs << bits
+        } else {
+            0
+        };
         if weights > MAX_ENTRIES || tables > MAX_ENTRIES {
             return Err(WeightsError::Range("weight count"));
         }
         let expected = HEAD + 2 * (weights + tables);
         if blob.len() != expected {
-            return Err(WeightsError::Length { got: blob.len(), expected });
+            return Err(WeightsError::Length {
+                got: blob.len(),
+                expected,
+            });
         }
         let read = |bytes: &[u8]| -> Vec<i16> {
-            bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+            bytes
+                .chunks_exact(2)
+                .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
+                .collect()
         };
         let (weight_bytes, table_bytes) = blob[HEAD..].split_at(2 * weights);
-        Self::new(kind, inputs, outputs, bits, shift, read(weight_bytes), read(table_bytes))
+        Self::new(
+            kind,
+            inputs,
+            outputs,
+            bits,
+            shift,
+            read(weight_bytes),
+            read(table_bytes),
+        )
     }
 }
 
@@ -255,17 +303,26 @@ mod tests {
             assert!(StepWeights::from_blob(&blob[..end]).is_err());
         }
         let longer = [blob.as_slice(), &[0]].concat();
-        assert!(matches!(StepWeights::from_blob(&longer), Err(WeightsError::Length { .. })));
+        assert!(matches!(
+            StepWeights::from_blob(&longer),
+            Err(WeightsError::Length { .. })
+        ));
     }
 
     #[test]
     fn debug_shows_no_weight() {
-        assert_eq!(format!("{:?}", lookup()), "StepWeights(Lookup, 2 -> 3, [redacted])");
+        assert_eq!(
+            format!("{:?}", lookup()),
+            "StepWeights(Lookup, 2 -> 3, [redacted])"
+        );
     }
 
     #[test]
     fn rounding_is_to_nearest() {
-        assert_eq!([-3, -2, -1, 0, 1, 2, 3].map(|v| round_shift(v, 1)), [-1, -1, 0, 0, 1, 1, 2]);
+        assert_eq!(
+            [-3, -2, -1, 0, 1, 2, 3].map(|v| round_shift(v, 1)),
+            [-1, -1, 0, 0, 1, 1, 2]
+        );
         assert_eq!(round_shift(-5, 0), -5);
     }
 

@@ -29,8 +29,12 @@ pub fn static_step(weights: &StepWeights, l: u8, x: &[u16]) -> Vec<u32> {
     let mask = mask(l);
     (0..weights.outputs())
         .map(|j| {
-            let sum: i64 =
-                weights.row(j).iter().zip(x).map(|(w, x)| i64::from(*w) * i64::from(*x)).sum();
+            let sum: i64 = weights
+                .row(j)
+                .iter()
+                .zip(x)
+                .map(|(w, x)| i64::from(*w) * i64::from(*x))
+                .sum();
             (sum & mask) as u32
         })
         .collect()
@@ -46,9 +50,8 @@ pub fn lookup_step(weights: &StepWeights, l: u8, t: &[u32]) -> Vec<u32> {
         .collect();
     (0..weights.outputs())
         .map(|j| {
-            let term = |(w, f): (&i16, &i32)| {
-                i64::from(round_shift(i32::from(*w) * *f, weights.shift()))
-            };
+            let term =
+                |(w, f): (&i16, &i32)| i64::from(round_shift(i32::from(*w) * *f, weights.shift()));
             let sum: i64 = weights.row(j).iter().zip(&activations).map(term).sum();
             (sum & mask) as u32
         })
@@ -98,7 +101,13 @@ pub fn split(step: usize, output: usize, y: u32, l: u8, bits: u8) -> Rounding {
     let low = u32::from(l - bits);
     let floor = y >> low;
     let fraction = f64::from(y & ((1 << low) - 1)) / f64::from(1u32 << low);
-    Rounding { step, output, floor, fraction, bits }
+    Rounding {
+        step,
+        output,
+        floor,
+        fraction,
+        bits,
+    }
 }
 
 fn mask(l: u8) -> i64 {
