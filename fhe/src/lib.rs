@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`ring`], [`plan`] | parameters from security formulas, noise budget, tiling | everybody |
 //! | [`network`], [`twin`] | the integer network and its evaluation in clear | publisher, worker |
+//! | [`sealing`] | weights at rest, keys sealed to workers | publisher, worker |
 //! | [`client`] | secret keys, encryption, decryption of blinded phases | the lab |
 //! | [`server`] | evaluation, re-randomisation, blinding, sealed state | the worker |
 //! | [`wire`] | bytes between both halves, every length bounded | both |
@@ -21,6 +22,7 @@ pub mod network;
 pub mod plan;
 pub mod ring;
 pub mod rng;
+pub mod sealing;
 pub mod server;
 pub mod torus;
 pub mod twin;

@@ -76,15 +76,15 @@ fn network(graph: StepGraph, weights: Vec<StepWeights>) -> Network {
 /// pre-activations `t` that client and server reconstruct between them.
 fn run(network: &Network, key: &ClientKey, features: &[u16]) -> (Vec<u32>, Vec<Vec<u32>>) {
     let rings = network.graph.rings();
-    let mut seeds = SeedLog::default();
+    let seeds = SeedLog::default();
     let public = key.public_keys(&rings).unwrap();
-    let public = PublicKeys::from_bytes(&public, &rings, &mut seeds).unwrap();
+    let public = PublicKeys::from_bytes(&public, &rings, &seeds).unwrap();
     let (mut query, mut message) = Query::start(key, &network.graph, features).unwrap();
     let mut blinds: Option<Blinds> = None;
     let mut rounded = Vec::new();
     for step in &network.prepared {
         let done = step
-            .evaluate(&public, blinds.as_ref(), &message, &mut seeds)
+            .evaluate(&public, blinds.as_ref(), &message, &seeds)
             .unwrap();
         assert_eq!(done.reply.len(), step.shape().reply_bytes());
         match query.receive(&done.reply).unwrap() {
@@ -277,34 +277,34 @@ fn a_step_refuses_what_is_not_its_own() {
     let network = random_network(&[50, 8, 1], 4, 8, &mut rng);
     let rings = network.graph.rings();
     let key = ClientKey::generate(&rings).unwrap();
-    let mut seeds = SeedLog::default();
+    let seeds = SeedLog::default();
     let public_bytes = key.public_keys(&rings).unwrap();
-    let public = PublicKeys::from_bytes(&public_bytes, &rings, &mut seeds).unwrap();
-    let again = PublicKeys::from_bytes(&public_bytes, &rings, &mut seeds);
+    let public = PublicKeys::from_bytes(&public_bytes, &rings, &seeds).unwrap();
+    let again = PublicKeys::from_bytes(&public_bytes, &rings, &seeds);
     assert!(again.is_err(), "a public key's seed counts as used");
     let (mut query, message) =
         Query::start(&key, &network.graph, &random_features(50, &mut rng)).unwrap();
     let first = network.prepared[0]
-        .evaluate(&public, None, &message, &mut seeds)
+        .evaluate(&public, None, &message, &seeds)
         .unwrap();
-    let replay = network.prepared[0].evaluate(&public, None, &message, &mut seeds);
+    let replay = network.prepared[0].evaluate(&public, None, &message, &seeds);
     assert_eq!(replay.unwrap_err(), StepError::Seed(SeedReused));
     let Progress::Next(next) = query.receive(&first.reply).unwrap() else {
         panic!()
     };
-    let without_state = network.prepared[1].evaluate(&public, None, &next, &mut seeds);
+    let without_state = network.prepared[1].evaluate(&public, None, &next, &seeds);
     assert_eq!(without_state.unwrap_err(), StepError::State);
     let mut garbage = next.clone();
     rng.fill_bytes(&mut garbage[28..]);
     let accepted =
-        network.prepared[1].evaluate(&public, first.blinds.as_ref(), &garbage, &mut seeds);
+        network.prepared[1].evaluate(&public, first.blinds.as_ref(), &garbage, &seeds);
     assert!(
         accepted.is_ok(),
         "any plaintext inside is harmless, so garbage is evaluated"
     );
     for end in [0, 4, 27, 28, next.len() - 1] {
         let cut =
-            network.prepared[1].evaluate(&public, first.blinds.as_ref(), &next[..end], &mut seeds);
+            network.prepared[1].evaluate(&public, first.blinds.as_ref(), &next[..end], &seeds);
         assert!(matches!(cut, Err(StepError::Wire(_))));
     }
 }

@@ -57,7 +57,7 @@ impl PreparedStep {
         keys: &PublicKeys,
         blinds: Option<&Blinds>,
         message: &[u8],
-        seeds: &mut SeedLog,
+        seeds: &SeedLog,
     ) -> Result<Evaluation, StepError> {
         if self.shape.ring.torus_bits == 32 {
             self.evaluate_in::<u32>(keys, blinds, message, seeds)
@@ -71,7 +71,7 @@ impl PreparedStep {
         keys: &PublicKeys,
         blinds: Option<&Blinds>,
         message: &[u8],
-        seeds: &mut SeedLog,
+        seeds: &SeedLog,
     ) -> Result<Evaluation, StepError> {
         let spec = &self.shape.spec;
         let tables = match (spec.kind, blinds) {

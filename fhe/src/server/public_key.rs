@@ -3,6 +3,7 @@
 //! Masks are expanded from the seed; a client cannot choose them (trap 2).
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use chemxor_core::RingName;
 use num_complex::Complex64;
@@ -20,12 +21,14 @@ pub struct SeedReused;
 
 /// Seeds that a session has used: those of two ciphertexts never coincide (trap 6).
 #[derive(Debug, Default)]
-pub struct SeedLog(HashSet<Seed>);
+pub struct SeedLog(Mutex<HashSet<Seed>>);
 
 impl SeedLog {
     /// Records a seed, or refuses one that was here before.
-    pub fn record(&mut self, seed: Seed) -> Result<(), SeedReused> {
-        if self.0.insert(seed) {
+    pub fn record(&self, seed: Seed) -> Result<(), SeedReused> {
+        // inserting leaves the set whole even if another thread panicked meanwhile
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.insert(seed) {
             Ok(())
         } else {
             Err(SeedReused)
@@ -59,7 +62,7 @@ impl PublicKeys {
     pub fn from_bytes(
         bytes: &[u8],
         rings: &[RingName],
-        seeds: &mut SeedLog,
+        seeds: &SeedLog,
     ) -> Result<Self, WireError> {
         let keys = wire::decode_public_keys(bytes, rings)?;
         let mut prepared = Vec::with_capacity(keys.len());

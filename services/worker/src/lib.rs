@@ -1,1 +1,117 @@
-//! chemxor-worker
+//! The publisher's partition worker: opens the partitions that were sealed to it and evaluates
+//! their steps on ciphertexts.
+//!
+//! Invariants: opened weights live in this process only; between steps it keeps nothing, the state
+//! leaves sealed; nothing derived from a ciphertext or a weight is logged. It knows no client
+//! secret and no molecule.
+
+mod config;
+mod models;
+mod partition;
+mod session;
+
+pub use config::{WorkerConfig, WorkerError};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chemxor_proto::v1::partition_server::PartitionServer;
+use chemxor_proto::{MAX_MESSAGE_BYTES, v1};
+use chemxor_runtime::{serve, tls};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use models::Models;
+use partition::PartitionService;
+
+/// How long a call to the registry may take.
+const REGISTRY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A worker that is up.
+pub struct RunningWorker {
+    addr: SocketAddr,
+    task: tokio::task::JoinHandle<Result<(), WorkerError>>,
+}
+
+impl RunningWorker {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Waits until it has shut down.
+    pub async fn wait(self) -> Result<(), WorkerError> {
+        self.task.await.map_err(|error| WorkerError::Task(error.to_string()))?
+    }
+}
+
+/// Starts a worker: listens, registers, and keeps its partitions up to date until `stop`.
+pub async fn start(
+    config: WorkerConfig,
+    stop: CancellationToken,
+) -> Result<RunningWorker, WorkerError> {
+    let keys = config.load_or_create_sealing_key()?;
+    let listener = TcpListener::bind(config.listen).await.map_err(WorkerError::Listen)?;
+    let addr = listener.local_addr().map_err(WorkerError::Listen)?;
+    let endpoint = config.advertise.clone().unwrap_or_else(|| addr.to_string());
+    let channel = tls::connect_lazy(&config.registry, &config.tls)?;
+    let registry = v1::control_client::ControlClient::new(channel)
+        .max_decoding_message_size(4 * MAX_MESSAGE_BYTES);
+    let register = v1::RegisterWorkerRequest {
+        name: config.name.to_string(),
+        sealing_key: keys.public().to_vec().into(),
+        endpoint,
+    };
+    let models = Arc::new(Models::new(config.name.clone(), keys, registry.clone()));
+    let service = PartitionService::new(models.clone(), config.threads());
+    let router = Server::builder()
+        .tls_config(tls::server_tls(&config.tls)?)?
+        .tcp_nodelay(true)
+        .add_service(
+            PartitionServer::new(service)
+                .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
+        );
+    let background = tokio::spawn(keep_current(register, registry, models, stop.clone()));
+    tracing::info!(worker = %config.name, %addr, "worker listens");
+    let task = tokio::spawn(async move {
+        let served = serve::run(router, listener, stop.clone()).await;
+        stop.cancel();
+        // it ends with `stop`
+        let _ = background.await;
+        served.map_err(WorkerError::from)
+    });
+    Ok(RunningWorker { addr, task })
+}
+
+/// Registers again and again (the heartbeat) and prepares what the registry assigns.
+async fn keep_current(
+    register: v1::RegisterWorkerRequest,
+    mut registry: v1::control_client::ControlClient<tonic::transport::Channel>,
+    models: Arc<Models>,
+    stop: CancellationToken,
+) {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let call = tokio::time::timeout(REGISTRY_DEADLINE, registry.register_worker(register.clone()));
+        match call.await {
+            Ok(Ok(answer)) => {
+                pause = Duration::from_secs(answer.into_inner().heartbeat_s.clamp(1, 60).into());
+                if let Err(error) = models.synchronise().await {
+                    tracing::warn!(%error, "partitions are not up to date");
+                }
+            }
+            Ok(Err(status)) => {
+                tracing::warn!(code = ?status.code(), reason = status.message(), "registry refused the worker");
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(_) => tracing::warn!("registry does not answer"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
