@@ -90,10 +90,14 @@ impl ModelKey {
     ) -> Result<Vec<u8>, SealingError> {
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(|_| crate::rng::RandomnessError)?;
-        let payload = Payload { msg: blob, aad: &associated_data(version, step) };
+        let payload = Payload {
+            msg: blob,
+            aad: &associated_data(version, step),
+        };
         let cipher = XChaCha20Poly1305::new((&self.0).into());
-        let sealed =
-            cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| SealingError::Refused)?;
+        let sealed = cipher
+            .encrypt(&XNonce::from(nonce), payload)
+            .map_err(|_| SealingError::Refused)?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
@@ -104,8 +108,13 @@ impl ModelKey {
         version: &VersionId,
         step: u32,
     ) -> Result<Zeroizing<Vec<u8>>, SealingError> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE>().ok_or(SealingError::Refused)?;
-        let payload = Payload { msg: sealed, aad: &associated_data(version, step) };
+        let (nonce, sealed) = sealed
+            .split_first_chunk::<NONCE>()
+            .ok_or(SealingError::Refused)?;
+        let payload = Payload {
+            msg: sealed,
+            aad: &associated_data(version, step),
+        };
         let cipher = XChaCha20Poly1305::new((&self.0).into());
         let blob = cipher.decrypt(&XNonce::from(*nonce), payload);
         blob.map(Zeroizing::new).map_err(|_| SealingError::Refused)
@@ -128,7 +137,10 @@ impl SealingKeyPair {
     /// A fresh pair.
     pub fn generate() -> Self {
         let (secret, public) = Kem::gen_keypair();
-        Self { secret, public: public.to_bytes().to_vec() }
+        Self {
+            secret,
+            public: public.to_bytes().to_vec(),
+        }
     }
 
     /// From the 32 secret bytes.
@@ -171,7 +183,10 @@ impl SealingKeyPair {
             .map_err(|_| SealingError::Refused)?;
         let opened = Zeroizing::new(opened);
         let mut key = ModelKey([0; 32]);
-        let bytes: &[u8; 32] = opened.as_slice().try_into().map_err(|_| SealingError::Refused)?;
+        let bytes: &[u8; 32] = opened
+            .as_slice()
+            .try_into()
+            .map_err(|_| SealingError::Refused)?;
         key.0.copy_from_slice(bytes);
         Ok(key)
     }
@@ -188,21 +203,42 @@ mod tests {
         let (enc, sealed) = key.seal_to(worker.public(), &version, 1).unwrap();
         let back = SealingKeyPair::from_secret(&worker.to_secret()).unwrap();
         assert!(back.open(&enc, &sealed, &version, 1).unwrap() == key);
-        assert_eq!(other.open(&enc, &sealed, &version, 1).unwrap_err(), SealingError::Refused);
-        assert_eq!(worker.open(&enc, &sealed, &version, 2).unwrap_err(), SealingError::Refused);
+        assert_eq!(
+            other.open(&enc, &sealed, &version, 1).unwrap_err(),
+            SealingError::Refused
+        );
+        assert_eq!(
+            worker.open(&enc, &sealed, &version, 2).unwrap_err(),
+            SealingError::Refused
+        );
         let moved = worker.open(&enc, &sealed, &VersionId::of(b"b"), 1);
         assert_eq!(moved.unwrap_err(), SealingError::Refused);
-        assert_eq!(key.seal_to(&[0; 5], &version, 1).unwrap_err(), SealingError::Key);
+        assert_eq!(
+            key.seal_to(&[0; 5], &version, 1).unwrap_err(),
+            SealingError::Key
+        );
     }
 
     #[test]
     fn blobs_open_only_for_their_version_and_step() {
         let (version, key) = (VersionId::of(b"a"), ModelKey::generate().unwrap());
         let mut sealed = key.encrypt_blob(b"weights", &version, 0).unwrap();
-        assert_eq!(key.decrypt_blob(&sealed, &version, 0).unwrap().as_slice(), b"weights");
-        assert_eq!(key.decrypt_blob(&sealed, &version, 1).unwrap_err(), SealingError::Refused);
-        assert_eq!(key.decrypt_blob(&sealed[..9], &version, 0).unwrap_err(), SealingError::Refused);
+        assert_eq!(
+            key.decrypt_blob(&sealed, &version, 0).unwrap().as_slice(),
+            b"weights"
+        );
+        assert_eq!(
+            key.decrypt_blob(&sealed, &version, 1).unwrap_err(),
+            SealingError::Refused
+        );
+        assert_eq!(
+            key.decrypt_blob(&sealed[..9], &version, 0).unwrap_err(),
+            SealingError::Refused
+        );
         *sealed.last_mut().unwrap() ^= 1;
-        assert_eq!(key.decrypt_blob(&sealed, &version, 0).unwrap_err(), SealingError::Refused);
+        assert_eq!(
+            key.decrypt_blob(&sealed, &version, 0).unwrap_err(),
+            SealingError::Refused
+        );
     }
 }

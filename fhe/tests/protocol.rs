@@ -1,6 +1,8 @@
 //! The encrypted run equals the clear twin fed with the carries of the run, bit for bit, over
 //! random networks: shapes, precisions, tilings and rings as the planner picks them.
 
+use std::sync::Arc;
+
 use chemxor_core::{RingName, StepGraph, StepKind, StepSpec};
 use chemxor_fhe::client::{ClientKey, Progress, Query};
 use chemxor_fhe::network::StepWeights;
@@ -74,7 +76,7 @@ fn network(graph: StepGraph, weights: Vec<StepWeights>) -> Network {
 
 /// Runs one query in this process; gives the released codes and, for each step, the rounded
 /// pre-activations `t` that client and server reconstruct between them.
-fn run(network: &Network, key: &ClientKey, features: &[u16]) -> (Vec<u32>, Vec<Vec<u32>>) {
+fn run(network: &Network, key: &Arc<ClientKey>, features: &[u16]) -> (Vec<u32>, Vec<Vec<u32>>) {
     let rings = network.graph.rings();
     let seeds = SeedLog::default();
     let public = key.public_keys(&rings).unwrap();
@@ -200,7 +202,7 @@ proptest! {
         let widths: Vec<usize> =
             std::iter::once(inputs).chain(hidden).chain(std::iter::once(outputs)).collect();
         let network = random_network(&widths, b, released, &mut rng);
-        let key = ClientKey::generate(&network.graph.rings()).unwrap();
+        let key = Arc::new(ClientKey::generate(&network.graph.rings()).unwrap());
         let features = random_features(inputs, &mut rng);
         let (codes, rounded) = run(&network, &key, &features);
         compare(&network, &features, &codes, &rounded);
@@ -233,7 +235,7 @@ proptest! {
             StepWeights::new_lookup(9, 2, 5, 3, values(18), values(9 * 32)).unwrap(),
         ];
         let network = network(graph, weights);
-        let key = ClientKey::generate(&[ring]).unwrap();
+        let key = Arc::new(ClientKey::generate(&[ring]).unwrap());
         let features = random_features(150, &mut rng);
         let (codes, rounded) = run(&network, &key, &features);
         compare(&network, &features, &codes, &rounded);
@@ -251,7 +253,7 @@ fn rounding_is_unbiased() {
     let weights = vec![StepWeights::new_static(1, outputs, weights).unwrap()];
     let graph = plan_graph(&[demand(&weights[0], (3, 16, 8))]).unwrap();
     let network = network(graph, weights);
-    let key = ClientKey::generate(&network.graph.rings()).unwrap();
+    let key = Arc::new(ClientKey::generate(&network.graph.rings()).unwrap());
     let (mut sum, mut exact, mut count) = (0.0, 0.0, 0.0);
     for _ in 0..20 {
         let x = rng.random_range(1u16..8);
@@ -276,7 +278,7 @@ fn a_step_refuses_what_is_not_its_own() {
     let mut rng = ChaCha20Rng::seed_from_u64(9);
     let network = random_network(&[50, 8, 1], 4, 8, &mut rng);
     let rings = network.graph.rings();
-    let key = ClientKey::generate(&rings).unwrap();
+    let key = Arc::new(ClientKey::generate(&rings).unwrap());
     let seeds = SeedLog::default();
     let public_bytes = key.public_keys(&rings).unwrap();
     let public = PublicKeys::from_bytes(&public_bytes, &rings, &seeds).unwrap();
@@ -296,8 +298,7 @@ fn a_step_refuses_what_is_not_its_own() {
     assert_eq!(without_state.unwrap_err(), StepError::State);
     let mut garbage = next.clone();
     rng.fill_bytes(&mut garbage[28..]);
-    let accepted =
-        network.prepared[1].evaluate(&public, first.blinds.as_ref(), &garbage, &seeds);
+    let accepted = network.prepared[1].evaluate(&public, first.blinds.as_ref(), &garbage, &seeds);
     assert!(
         accepted.is_ok(),
         "any plaintext inside is harmless, so garbage is evaluated"

@@ -1,6 +1,8 @@
 //! One query, as the client runs it: encrypt the features, then for each reply decrypt the blinded
 //! phases and send their one-hot encoding, until the last reply opens the outputs.
 
+use std::sync::Arc;
+
 use chemxor_core::{StepGraph, StepKind};
 use num_complex::Complex64;
 use zeroize::Zeroize;
@@ -48,16 +50,16 @@ pub enum Progress {
 
 /// A running query.
 #[derive(Debug)]
-pub struct Query<'k> {
-    key: &'k ClientKey,
+pub struct Query {
+    key: Arc<ClientKey>,
     shapes: Vec<StepShape>,
     step: usize,
 }
 
-impl<'k> Query<'k> {
+impl Query {
     /// Starts a query: gives its state and the input message of step 0.
     pub fn start(
-        key: &'k ClientKey,
+        key: &Arc<ClientKey>,
         graph: &StepGraph,
         features: &[u16],
     ) -> Result<(Self, Vec<u8>), QueryError> {
@@ -83,7 +85,7 @@ impl<'k> Query<'k> {
         let message = encrypt_step(key, first, values)?;
         Ok((
             Self {
-                key,
+                key: key.clone(),
                 shapes,
                 step: 0,
             },
@@ -120,7 +122,7 @@ impl<'k> Query<'k> {
             .iter()
             .enumerate()
             .map(|(i, c)| ((i << b) + *c as usize, 1));
-        let message = encrypt_step(self.key, next, hot)?;
+        let message = encrypt_step(&self.key, next, hot)?;
         phases.zeroize();
         Ok(Progress::Next(message))
     }

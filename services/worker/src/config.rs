@@ -77,15 +77,20 @@ impl WorkerConfig {
 
     pub(crate) fn load_or_create_sealing_key(&self) -> Result<SealingKeyPair, WorkerError> {
         let path = &self.sealing_key;
-        let io = |source| WorkerError::KeyFile { path: path.clone(), source };
+        let io = |source| WorkerError::KeyFile {
+            path: path.clone(),
+            source,
+        };
         if path.exists() {
             let mode = std::fs::metadata(path).map_err(io)?.permissions().mode();
             if mode & 0o077 != 0 {
                 return Err(WorkerError::Permissions(path.clone()));
             }
             let bytes = zeroize::Zeroizing::new(std::fs::read(path).map_err(io)?);
-            return SealingKeyPair::from_secret(&bytes)
-                .map_err(|source| WorkerError::Key { path: path.clone(), source });
+            return SealingKeyPair::from_secret(&bytes).map_err(|source| WorkerError::Key {
+                path: path.clone(),
+                source,
+            });
         }
         let keys = SealingKeyPair::generate();
         let mut file = std::fs::OpenOptions::new()
@@ -94,7 +99,9 @@ impl WorkerConfig {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        file.write_all(&keys.to_secret()).and_then(|()| file.sync_all()).map_err(io)?;
+        file.write_all(&keys.to_secret())
+            .and_then(|()| file.sync_all())
+            .map_err(io)?;
         Ok(keys)
     }
 }

@@ -43,7 +43,9 @@ impl RunningWorker {
 
     /// Waits until it has shut down.
     pub async fn wait(self) -> Result<(), WorkerError> {
-        self.task.await.map_err(|error| WorkerError::Task(error.to_string()))?
+        self.task
+            .await
+            .map_err(|error| WorkerError::Task(error.to_string()))?
     }
 }
 
@@ -53,7 +55,9 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<RunningWorker, WorkerError> {
     let keys = config.load_or_create_sealing_key()?;
-    let listener = TcpListener::bind(config.listen).await.map_err(WorkerError::Listen)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(WorkerError::Listen)?;
     let addr = listener.local_addr().map_err(WorkerError::Listen)?;
     let endpoint = config.advertise.clone().unwrap_or_else(|| addr.to_string());
     let channel = tls::connect_lazy(&config.registry, &config.tls)?;
@@ -95,7 +99,10 @@ async fn keep_current(
 ) {
     let mut pause = Duration::from_millis(200);
     loop {
-        let call = tokio::time::timeout(REGISTRY_DEADLINE, registry.register_worker(register.clone()));
+        let call = tokio::time::timeout(
+            REGISTRY_DEADLINE,
+            registry.register_worker(register.clone()),
+        );
         match call.await {
             Ok(Ok(answer)) => {
                 pause = Duration::from_secs(answer.into_inner().heartbeat_s.clamp(1, 60).into());

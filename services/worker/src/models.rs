@@ -55,8 +55,18 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    pub(crate) fn new(name: WorkerName, keys: SealingKeyPair, registry: ControlClient<Channel>) -> Self {
-        Self { name, keys, registry, ready: RwLock::default(), busy: tokio::sync::Mutex::default() }
+    pub(crate) fn new(
+        name: WorkerName,
+        keys: SealingKeyPair,
+        registry: ControlClient<Channel>,
+    ) -> Self {
+        Self {
+            name,
+            keys,
+            registry,
+            ready: RwLock::default(),
+            busy: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The version, if it is ready; asks the registry once when it is not.
@@ -71,14 +81,20 @@ impl Models {
     }
 
     fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
-        self.ready.read().unwrap_or_else(PoisonError::into_inner).get(version).cloned()
+        self.ready
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(version)
+            .cloned()
     }
 
     /// Prepares what is newly assigned, unloads what is not assigned any more.
     pub(crate) async fn synchronise(&self) -> Result<(), LoadError> {
         let _one_at_a_time = self.busy.lock().await;
         let mut registry = self.registry.clone();
-        let request = v1::ListAssignmentsRequest { worker: self.name.to_string() };
+        let request = v1::ListAssignmentsRequest {
+            worker: self.name.to_string(),
+        };
         let listed = tokio::time::timeout(LIST_DEADLINE, registry.list_assignments(request))
             .await
             .map_err(|_| LoadError::Deadline)??
@@ -119,10 +135,17 @@ impl Models {
         Ok(())
     }
 
-    async fn load(&self, version: VersionId, assignment: v1::Assignment) -> Result<Model, LoadError> {
-        let refuse = |reason: String| LoadError::Refused { version: version.to_string(), reason };
-        let (manifest, digest) =
-            Manifest::from_bytes(&assignment.manifest).map_err(|error| refuse(error.to_string()))?;
+    async fn load(
+        &self,
+        version: VersionId,
+        assignment: v1::Assignment,
+    ) -> Result<Model, LoadError> {
+        let refuse = |reason: String| LoadError::Refused {
+            version: version.to_string(),
+            reason,
+        };
+        let (manifest, digest) = Manifest::from_bytes(&assignment.manifest)
+            .map_err(|error| refuse(error.to_string()))?;
         if digest != version {
             return Err(refuse("the manifest has another digest".to_owned()));
         }
@@ -132,7 +155,12 @@ impl Models {
             .ok_or_else(|| refuse("the state key is missing".to_owned()))?;
         let state_key = self
             .keys
-            .open(&state_key.encapsulated, &state_key.ciphertext, &version, STATE_KEY_STEP)
+            .open(
+                &state_key.encapsulated,
+                &state_key.ciphertext,
+                &version,
+                STATE_KEY_STEP,
+            )
             .map_err(|error| refuse(format!("state key: {error}")))?;
         let mut steps = BTreeMap::new();
         for step in assignment.first_step..assignment.end_step {
@@ -167,8 +195,10 @@ impl Models {
             return Err(refuse("the blob is too large"));
         }
         let mut registry = self.registry.clone();
-        let request =
-            v1::FetchBlobRequest { version: version.to_owned(), sha256: blob.sha256.clone() };
+        let request = v1::FetchBlobRequest {
+            version: version.to_owned(),
+            sha256: blob.sha256.clone(),
+        };
         let fetch = async move {
             let mut stream = registry.fetch_blob(request).await?.into_inner();
             let mut bytes = Vec::new();
@@ -180,8 +210,9 @@ impl Models {
             }
             Ok(bytes)
         };
-        let bytes =
-            tokio::time::timeout(FETCH_DEADLINE, fetch).await.map_err(|_| LoadError::Deadline)??;
+        let bytes = tokio::time::timeout(FETCH_DEADLINE, fetch)
+            .await
+            .map_err(|_| LoadError::Deadline)??;
         if BlobDigest::of(&bytes).as_bytes() != blob.sha256.as_ref() {
             return Err(refuse("the blob has another digest"));
         }
@@ -202,7 +233,9 @@ fn prepare(
     else {
         return Err("the graph has no such step".to_owned());
     };
-    let plain = key.decrypt_blob(sealed, version, step).map_err(|error| error.to_string())?;
+    let plain = key
+        .decrypt_blob(sealed, version, step)
+        .map_err(|error| error.to_string())?;
     if BlobDigest::of(&plain) != blob.digest {
         return Err("the weights are not those of the signed manifest".to_owned());
     }

@@ -26,7 +26,10 @@ pub(crate) struct PartitionService {
 
 impl PartitionService {
     pub(crate) fn new(models: Arc<Models>, evaluations: usize) -> Self {
-        Self { models, permits: Arc::new(Semaphore::new(evaluations)) }
+        Self {
+            models,
+            permits: Arc::new(Semaphore::new(evaluations)),
+        }
     }
 }
 
@@ -39,7 +42,10 @@ impl Partition for PartitionService {
         request: Request<Streaming<v1::WorkerRequest>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
         if peer_subject(&request)? != Subject::Gateway {
-            return Err(status(ErrorId::CertificateRefused, "only a gateway may ask a worker"));
+            return Err(status(
+                ErrorId::CertificateRefused,
+                "only a gateway may ask a worker",
+            ));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (models, permits) = (self.models.clone(), self.permits.clone());

@@ -58,18 +58,25 @@ pub(crate) async fn run(
             request = stream.message() => request?,
             () = replies.closed() => return Ok(()),
         };
-        let Some(request) = request else { return Ok(()) };
+        let Some(request) = request else {
+            return Ok(());
+        };
         let Some(v1::worker_request::Kind::Step(chunk)) = request.kind else {
             return Err(malformed("after the first frame only step chunks may come"));
         };
         let at = (chunk.query, chunk.step);
         if partial.len() >= MAX_PARTIAL && !partial.contains_key(&at) {
-            return Err(status(ErrorId::FrameTooLarge, "too many incomplete messages"));
+            return Err(status(
+                ErrorId::FrameTooLarge,
+                "too many incomplete messages",
+            ));
         }
         let slot = partial.entry(at).or_default();
         if !chunk.sealed_state.is_empty() {
             if chunk.sealed_state.len() > MAX_SEALED_STATE_BYTES || slot.frames.is_partial() {
-                return Err(malformed("sealed state too long, or not in the first chunk"));
+                return Err(malformed(
+                    "sealed state too long, or not in the first chunk",
+                ));
             }
             slot.state = chunk.sealed_state;
         }
@@ -78,7 +85,10 @@ pub(crate) async fn run(
             .push(chunk.total_bytes as usize, &chunk.payload, MAX_STEP_BYTES)
             .map_err(|error| malformed(&error.to_string()))?;
         if let Some(message) = done {
-            let state = partial.remove(&at).map(|slot| slot.state).unwrap_or_default();
+            let state = partial
+                .remove(&at)
+                .map(|slot| slot.state)
+                .unwrap_or_default();
             let work = evaluate(session.clone(), at, state, message, permits.clone());
             let replies = replies.clone();
             tokio::spawn(async move {
@@ -95,21 +105,33 @@ pub(crate) async fn run(
 
 async fn prepare(open: v1::OpenEvaluation, models: &Models) -> Result<Session, Status> {
     let argument = |message: &str| status(ErrorId::ArgumentInvalid, message);
-    let version: VersionId =
-        open.version.parse().map_err(|_| argument("the version is not a digest"))?;
+    let version: VersionId = open
+        .version
+        .parse()
+        .map_err(|_| argument("the version is not a digest"))?;
     let id = <[u8; 16]>::try_from(open.session_id.as_ref())
         .map_err(|_| argument("a session id has 16 bytes"))?;
     if open.public_keys.len() > MAX_PUBLIC_KEYS_BYTES {
-        return Err(status(ErrorId::FrameTooLarge, "the public keys are too long"));
+        return Err(status(
+            ErrorId::FrameTooLarge,
+            "the public keys are too long",
+        ));
     }
-    let model = models
-        .get(&version)
-        .await
-        .ok_or_else(|| status(ErrorId::ModelUnknown, "this worker does not hold the version"))?;
+    let model = models.get(&version).await.ok_or_else(|| {
+        status(
+            ErrorId::ModelUnknown,
+            "this worker does not hold the version",
+        )
+    })?;
     let seeds = SeedLog::default();
     let keys = PublicKeys::from_bytes(&open.public_keys, &model.rings, &seeds)
         .map_err(|error| status(ErrorId::CiphertextRefused, error.to_string()))?;
-    Ok(Session { id, model, keys, seeds })
+    Ok(Session {
+        id,
+        model,
+        keys,
+        seeds,
+    })
 }
 
 /// Why one evaluation failed.
@@ -126,13 +148,19 @@ impl From<StepError> for Failure {
             StepError::Wire(_) => ErrorId::CiphertextRefused,
             _ => ErrorId::Internal,
         };
-        Self { id, message: error.to_string() }
+        Self {
+            id,
+            message: error.to_string(),
+        }
     }
 }
 
 impl From<SealError> for Failure {
     fn from(error: SealError) -> Self {
-        Self { id: ErrorId::StateRefused, message: error.to_string() }
+        Self {
+            id: ErrorId::StateRefused,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -143,7 +171,10 @@ async fn evaluate(
     message: Vec<u8>,
     permits: Arc<Semaphore>,
 ) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let gone = || Failure { id: ErrorId::WorkerUnavailable, message: "worker stops".to_owned() };
+    let gone = || Failure {
+        id: ErrorId::WorkerUnavailable,
+        message: "worker stops".to_owned(),
+    };
     let permit = permits.acquire_owned().await.map_err(|_| gone())?;
     let (sender, receiver) = oneshot::channel();
     rayon::spawn(move || {
@@ -151,7 +182,14 @@ async fn evaluate(
         let outcome = evaluate_now(&session, query, step, &state, &message);
         let bytes = outcome.as_ref().map_or(0, |(reply, _)| reply.len());
         let us = started.elapsed().as_micros() as u64;
-        tracing::debug!(query, step, us, bytes_in = message.len(), bytes_out = bytes, "step");
+        tracing::debug!(
+            query,
+            step,
+            us,
+            bytes_in = message.len(),
+            bytes_out = bytes,
+            "step"
+        );
         // the permit is held until the work has ended, even when nobody waits for it
         drop(permit);
         let _ = sender.send(outcome);
@@ -174,8 +212,12 @@ fn evaluate_now(
         id: ErrorId::WorkerUnavailable,
         message: format!("this worker does not hold step {step}"),
     })?;
-    let context =
-        |step| StateContext { version: model.version, session: session.id, query, step };
+    let context = |step| StateContext {
+        version: model.version,
+        session: session.id,
+        query,
+        step,
+    };
     let blinds = match step.checked_sub(1) {
         None if state.is_empty() => None,
         Some(previous) => Some(model.state_key.open(state, &context(previous))?),
@@ -229,5 +271,8 @@ async fn answer(
 
 async fn send(replies: &Sender, kind: v1::worker_reply::Kind) -> Result<(), Status> {
     let reply = v1::WorkerReply { kind: Some(kind) };
-    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the gateway has gone"))
+    replies
+        .send(Ok(reply))
+        .await
+        .map_err(|_| Status::cancelled("the gateway has gone"))
 }

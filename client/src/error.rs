@@ -1,0 +1,100 @@
+//! Everything that can go wrong for a user of the SDK, with what to do next.
+
+use std::path::PathBuf;
+
+use chemxor_core::ErrorId;
+
+/// Why something did not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// A service refused or failed; its own message says why.
+    #[error("{message} [{id}; next: {next}]", next = .id.next_step())]
+    Service {
+        /// Stable id.
+        id: ErrorId,
+        /// What the service said.
+        message: String,
+        /// Whether the same may be asked again.
+        retryable: bool,
+    },
+    /// The connection broke.
+    #[error(
+        "the connection to {endpoint} failed: {reason}; check that the service runs and that the certificates are its own"
+    )]
+    Connection {
+        /// host:port.
+        endpoint: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("{0} did not answer in time; try again, or look at the service's log")]
+    Deadline(&'static str),
+    /// The molecule.
+    #[error(transparent)]
+    Molecule(#[from] chemxor_chem::ChemError),
+    /// The protocol, on our side.
+    #[error(transparent)]
+    Query(#[from] chemxor_fhe::client::QueryError),
+    /// The key.
+    #[error(transparent)]
+    Key(#[from] chemxor_fhe::client::KeyError),
+    /// Sealing for the workers.
+    #[error(transparent)]
+    Sealing(#[from] chemxor_fhe::sealing::SealingError),
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] chemxor_core::ManifestError),
+    /// A name.
+    #[error(transparent)]
+    Id(#[from] chemxor_core::IdError),
+    /// Shared pieces: certificates.
+    #[error(transparent)]
+    Runtime(#[from] chemxor_runtime::RuntimeError),
+    /// A file.
+    #[error("{path}: {reason}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A token that cannot be a header.
+    #[error("the token holds characters that a token never has; copy it again")]
+    Token,
+    /// A worker thread ended without a result.
+    #[error("a computation ended without a result; please report this")]
+    Computation,
+    /// The publisher cannot place the model.
+    #[error("{0}")]
+    Placement(String),
+}
+
+impl ClientError {
+    /// Whether the same molecule may be asked again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Service { retryable, .. } => *retryable,
+            Self::Connection { .. } | Self::Deadline(_) => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn from_status(endpoint: &str, status: &tonic::Status) -> Self {
+        match chemxor_runtime::status::error_id(status) {
+            Some(id) => Self::Service {
+                id,
+                message: status.message().to_owned(),
+                retryable: id.is_retryable(),
+            },
+            None => {
+                let reason = format!("{:?}: {}", status.code(), status.message());
+                Self::Connection {
+                    endpoint: endpoint.to_owned(),
+                    reason,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Files with secrets: written with owner-only permissions, refused when others may read them.
+
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::ClientError;
+
+fn refuse(path: &Path, reason: impl std::fmt::Display) -> ClientError {
+    ClientError::File {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Writes a new file that only its owner may read; never overwrites one.
+pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder).map_err(|error| refuse(folder, error))?;
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                refuse(path, "already exists; choose another name or move it away")
+            }
+            _ => refuse(path, error),
+        })?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| refuse(path, error))
+}
+
+/// Reads a secret file of at most `limit` bytes, after checking that only its owner may read it.
+pub fn read_secret(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    let metadata = std::fs::metadata(path).map_err(|error| refuse(path, error))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(refuse(path, "is readable by others; run `chmod 600` on it"));
+    }
+    if metadata.len() > limit {
+        return Err(refuse(
+            path,
+            format!("is larger than {limit} bytes, so it is no key"),
+        ));
+    }
+    std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|error| refuse(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_private_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/key");
+        create_secret(&path, b"x").unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(
+            create_secret(&path, b"y")
+                .unwrap_err()
+                .to_string()
+                .contains("already exists")
+        );
+        assert_eq!(read_secret(&path, 10).unwrap().as_slice(), b"x");
+        assert!(read_secret(&path, 0).is_err());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(
+            read_secret(&path, 10)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 600")
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! Publishing a bundle: encrypt each step's weights, seal the keys to the workers that serve them,
+//! sign the manifest, upload, submit. The registry receives ciphertext only.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chemxor_core::{BlobDigest, Bundle, sign_manifest};
+use chemxor_fhe::sealing::ModelKey;
+use chemxor_proto::v1::publishing_client::PublishingClient;
+use chemxor_proto::{MAX_FRAME_BYTES, STATE_KEY_STEP, v1};
+use ed25519_dalek::SigningKey;
+
+use crate::catalog::{call, channel};
+use crate::{Access, ClientError};
+
+/// What was published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// `sha256:…`.
+    pub version: String,
+    /// State after submission.
+    pub state: String,
+    /// Which worker serves which steps, first to one past the last.
+    pub placements: Vec<(String, u32, u32)>,
+    /// Bytes of ciphertext uploaded.
+    pub uploaded: u64,
+}
+
+/// Workers that a publisher may authorise, by name.
+pub async fn workers(access: &Access) -> Result<Vec<v1::Worker>, ClientError> {
+    let mut client = PublishingClient::new(channel(access).await?);
+    let request = access.token.sign(v1::ListWorkersRequest {})?;
+    let mut workers = call(access, client.list_workers(request)).await?.workers;
+    workers.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(workers)
+}
+
+/// Splits `steps` consecutive steps over the workers, as evenly as possible, in order; a model with
+/// fewer steps than workers uses the first ones.
+pub fn place(steps: u32, workers: &[v1::Worker]) -> Vec<v1::Placement> {
+    let parts = (workers.len() as u32).min(steps);
+    (0..parts)
+        .map(|part| v1::Placement {
+            worker: workers[part as usize].name.clone(),
+            first_step: part * steps / parts,
+            end_step: (part + 1) * steps / parts,
+        })
+        .collect()
+}
+
+/// Publishes and submits a bundle to these workers.
+pub async fn publish(
+    access: &Access,
+    bundle: &Bundle,
+    signer: &SigningKey,
+    workers: &[v1::Worker],
+) -> Result<Published, ClientError> {
+    if workers.is_empty() {
+        let reason = "no worker is registered; start one with `chemxor worker` and try again";
+        return Err(ClientError::Placement(reason.to_owned()));
+    }
+    let steps = bundle.blobs.len() as u32;
+    let placements = place(steps, workers);
+    let by_name: BTreeMap<&str, &v1::Worker> = workers
+        .iter()
+        .map(|worker| (worker.name.as_str(), worker))
+        .collect();
+    let version = bundle.version;
+    let state_key = ModelKey::generate()?;
+    let (mut blobs, mut keys, mut contents) = (Vec::new(), Vec::new(), Vec::new());
+    let seal = |key: &ModelKey, worker: &v1::Worker, step: u32| {
+        let (encapsulated, ciphertext) = key.seal_to(&worker.sealing_key, &version, step)?;
+        let (encapsulated, ciphertext) = (encapsulated.into(), ciphertext.into());
+        Ok::<_, ClientError>(v1::SealedKey {
+            worker: worker.name.clone(),
+            step,
+            encapsulated,
+            ciphertext,
+        })
+    };
+    for (step, blob) in (0u32..).zip(&bundle.blobs) {
+        let data_key = ModelKey::generate()?;
+        let sealed = Bytes::from(data_key.encrypt_blob(blob, &version, step)?);
+        let sha256 = Bytes::copy_from_slice(BlobDigest::of(&sealed).as_bytes());
+        blobs.push(v1::EncryptedBlob {
+            step,
+            sha256,
+            length: sealed.len() as u64,
+        });
+        contents.push(sealed);
+        let serving = |p: &&v1::Placement| (p.first_step..p.end_step).contains(&step);
+        for placement in placements.iter().filter(serving) {
+            keys.push(seal(&data_key, by_name[placement.worker.as_str()], step)?);
+        }
+    }
+    for placement in &placements {
+        keys.push(seal(
+            &state_key,
+            by_name[placement.worker.as_str()],
+            STATE_KEY_STEP,
+        )?);
+    }
+    let request = v1::BeginVersionRequest {
+        manifest: bundle.manifest_bytes.clone().into(),
+        signature: sign_manifest(signer, &bundle.manifest_bytes)
+            .to_vec()
+            .into(),
+        publisher_key: signer.verifying_key().to_bytes().to_vec().into(),
+        blobs: blobs.clone(),
+        keys,
+        placements: placements.clone(),
+    };
+    let mut client = PublishingClient::new(channel(access).await?);
+    let begun = call(access, client.begin_version(access.token.sign(request)?)).await?;
+    let mut uploaded = 0;
+    for missing in &begun.missing {
+        let content = blobs
+            .iter()
+            .zip(&contents)
+            .find(|(blob, _)| blob.sha256 == missing.sha256);
+        let Some((_, content)) = content else {
+            continue;
+        };
+        let offset = usize::try_from(missing.offset)
+            .unwrap_or(0)
+            .min(content.len());
+        uploaded += (content.len() - offset) as u64;
+        let header = v1::BlobHeader {
+            version: begun.version.clone(),
+            sha256: missing.sha256.clone(),
+            offset: offset as u64,
+        };
+        let chunks = chunks(header, content.slice(offset..));
+        let request = access.token.sign(tokio_stream::iter(chunks))?;
+        call(access, client.upload_blob(request)).await?;
+    }
+    let submit = v1::SubmitVersionRequest {
+        version: begun.version.clone(),
+    };
+    let submitted = call(access, client.submit_version(access.token.sign(submit)?)).await?;
+    Ok(Published {
+        version: submitted.version,
+        state: submitted.state,
+        placements: placements
+            .into_iter()
+            .map(|p| (p.worker, p.first_step, p.end_step))
+            .collect(),
+        uploaded,
+    })
+}
+
+fn chunks(
+    header: v1::BlobHeader,
+    content: Bytes,
+) -> impl Iterator<Item = v1::UploadBlobRequest> + Send + 'static {
+    use v1::upload_blob_request::Kind;
+    let header = std::iter::once(Kind::Header(header));
+    let size = MAX_FRAME_BYTES / 2;
+    let body = (0..content.len())
+        .step_by(size)
+        .map(move |start| Kind::Chunk(content.slice(start..content.len().min(start + size))));
+    header
+        .chain(body)
+        .map(|kind| v1::UploadBlobRequest { kind: Some(kind) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placements_cover_every_step_once_and_in_order() {
+        let worker = |i: usize| v1::Worker {
+            name: format!("w{i}"),
+            ..Default::default()
+        };
+        for count in 1..6 {
+            let workers: Vec<_> = (0..count).map(worker).collect();
+            for steps in 1..9 {
+                let placements = place(steps, &workers);
+                let mut next = 0;
+                for placement in &placements {
+                    assert_eq!(placement.first_step, next);
+                    assert!(placement.end_step > next);
+                    next = placement.end_step;
+                }
+                assert_eq!(next, steps);
+            }
+        }
+    }
+}
