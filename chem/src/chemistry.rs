@@ -48,7 +48,11 @@ impl Chemistry for Chematic {
     ) -> Result<Vec<(usize, u32)>, ChemError> {
         contained(smiles, || {
             let molecule = parse(smiles)?;
-            let config = RdkitMorganConfig { radius, fp_size, include_chirality: false };
+            let config = RdkitMorganConfig {
+                radius,
+                fp_size,
+                include_chirality: false,
+            };
             let fingerprint = rdkit_morgan_fingerprint(&molecule, &config).map_err(|error| {
                 ChemError::Molecule {
                     smiles: shorten(smiles),
@@ -67,12 +71,20 @@ fn contained<T>(
     compute: impl FnOnce() -> Result<T, ChemError>,
 ) -> Result<T, ChemError> {
     // nothing outside the closure is changed by it, so nothing is left half done
-    catch_unwind(AssertUnwindSafe(compute))
-        .unwrap_or_else(|_| Err(ChemError::Internal { smiles: shorten(smiles) }))
+    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|_| {
+        Err(ChemError::Internal {
+            smiles: shorten(smiles),
+        })
+    })
 }
 
 fn parse(smiles: &str) -> Result<chematic::core::Molecule, ChemError> {
-    let too_large = |what, got, limit| ChemError::TooLarge { smiles: shorten(smiles), what, got, limit };
+    let too_large = |what, got, limit| ChemError::TooLarge {
+        smiles: shorten(smiles),
+        what,
+        got,
+        limit,
+    };
     if smiles.len() > MAX_BYTES {
         return Err(too_large("bytes", smiles.len(), MAX_BYTES));
     }
@@ -105,9 +117,12 @@ fn parse(smiles: &str) -> Result<chematic::core::Molecule, ChemError> {
             RdkitSmilesError::Sanitization(reason) => lowercase(&reason),
             RdkitSmilesError::Unsupported(reason) => format!("not supported: {reason}"),
         };
-        let position =
-            position::atom_in(&reason).and_then(|atom| position::of_atom(smiles, atom));
-        ChemError::Molecule { smiles: shorten(smiles), position, reason }
+        let position = position::atom_in(&reason).and_then(|atom| position::of_atom(smiles, atom));
+        ChemError::Molecule {
+            smiles: shorten(smiles),
+            position,
+            reason,
+        }
     })?;
     Ok(molecule)
 }
@@ -127,7 +142,11 @@ fn syntax(smiles: &str, error: &SmilesError) -> ChemError {
     };
     match error {
         SmilesError::EmptyInput => ChemError::Empty,
-        SmilesError::ResourceLimit { resource, actual, limit } => ChemError::TooLarge {
+        SmilesError::ResourceLimit {
+            resource,
+            actual,
+            limit,
+        } => ChemError::TooLarge {
             smiles: shorten(smiles),
             what: resource,
             got: *actual,
@@ -158,15 +177,23 @@ fn syntax(smiles: &str, error: &SmilesError) -> ChemError {
         SmilesError::NestingTooDeep { pos } => at(pos, "too many nested branches".to_owned()),
         SmilesError::UnexpectedCharacter { pos } => {
             let found = smiles.get(*pos..).and_then(|rest| rest.chars().next());
-            at(pos, found.map_or_else(
-                || "unexpected end".to_owned(),
-                |character| format!("unexpected {character:?}"),
-            ))
+            at(
+                pos,
+                found.map_or_else(
+                    || "unexpected end".to_owned(),
+                    |character| format!("unexpected {character:?}"),
+                ),
+            )
         }
         SmilesError::UnsupportedChiralityClass { class, pos } => {
             at(pos, format!("unknown chirality class {:?}", shorten(class)))
         }
-        SmilesError::InvalidValence { element, atom, valence, max } => ChemError::Molecule {
+        SmilesError::InvalidValence {
+            element,
+            atom,
+            valence,
+            max,
+        } => ChemError::Molecule {
             smiles: shorten(smiles),
             position: position::of_atom(smiles, *atom),
             reason: format!("{element} has valence {valence}, at most {max} is possible"),

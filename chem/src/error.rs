@@ -63,7 +63,9 @@ pub enum ChemError {
 }
 
 fn at(position: Option<usize>) -> String {
-    position.map_or_else(String::new, |position| format!(" (atom at position {position})"))
+    position.map_or_else(String::new, |position| {
+        format!(" (atom at position {position})")
+    })
 }
 
 /// The start of `smiles`, for an error.

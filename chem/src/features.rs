@@ -37,12 +37,23 @@ struct Plan {
 
 fn plan(featuriser: &Featuriser) -> Result<Plan, ChemError> {
     let (version, radius, size, max) = match featuriser {
-        Featuriser::EcfpCounts { version, radius, size, max_count } => {
-            (*version, *radius, *size, *max_count)
-        }
-        Featuriser::EcfpBits { version, radius, size } => (*version, *radius, *size, 1),
+        Featuriser::EcfpCounts {
+            version,
+            radius,
+            size,
+            max_count,
+        } => (*version, *radius, *size, *max_count),
+        Featuriser::EcfpBits {
+            version,
+            radius,
+            size,
+        } => (*version, *radius, *size, 1),
     };
-    let refuse = |what, value: u64, supported| ChemError::Featuriser { what, value, supported };
+    let refuse = |what, value: u64, supported| ChemError::Featuriser {
+        what,
+        value,
+        supported,
+    };
     if version != 1 {
         return Err(refuse("version", version.into(), "1"));
     }

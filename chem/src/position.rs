@@ -33,7 +33,11 @@ pub(crate) fn of_atom(smiles: &str, index: usize) -> Option<usize> {
 
 /// Character position, from 1, of byte `offset`.
 pub(crate) fn of_byte(smiles: &str, offset: usize) -> usize {
-    smiles.char_indices().take_while(|(at, _)| *at < offset).count() + 1
+    smiles
+        .char_indices()
+        .take_while(|(at, _)| *at < offset)
+        .count()
+        + 1
 }
 
 /// The first whole number in a message such as `… atom # 3 N, 5, …`: the atom it speaks of.
@@ -51,14 +55,23 @@ mod tests {
     #[test]
     fn atoms_are_found_through_brackets_and_two_letter_symbols() {
         let smiles = "Cl[C@@H](Br)%12c1ccccc1";
-        assert_eq!([0, 1, 2, 3].map(|i| of_atom(smiles, i)), [Some(1), Some(3), Some(10), Some(16)]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|i| of_atom(smiles, i)),
+            [Some(1), Some(3), Some(10), Some(16)]
+        );
         assert_eq!(of_atom("CC", 2), None);
     }
 
     #[test]
     fn messages_name_their_atom() {
-        assert_eq!(atom_in("Explicit valence for atom # 12 N, 5, is greater"), Some(12));
-        assert_eq!(atom_in("Can't kekulize mol.  Unkekulized atoms: 3 4"), Some(3));
+        assert_eq!(
+            atom_in("Explicit valence for atom # 12 N, 5, is greater"),
+            Some(12)
+        );
+        assert_eq!(
+            atom_in("Can't kekulize mol.  Unkekulized atoms: 3 4"),
+            Some(3)
+        );
         assert_eq!(atom_in("no atom"), None);
     }
 }

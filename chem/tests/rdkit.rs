@@ -1,17 +1,26 @@
 //! Acceptance: ECFP4-2048 bits and counts equal RDKit 2026.09.1's on every reference molecule.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use chemxor_chem::{ChemError, featurise};
 use chemxor_core::Featuriser;
 
-const COUNTS: Featuriser =
-    Featuriser::EcfpCounts { version: 1, radius: 2, size: 2048, max_count: u16::MAX };
-const BITS: Featuriser = Featuriser::EcfpBits { version: 1, radius: 2, size: 2048 };
+const COUNTS: Featuriser = Featuriser::EcfpCounts {
+    version: 1,
+    radius: 2,
+    size: 2048,
+    max_count: u16::MAX,
+};
+const BITS: Featuriser = Featuriser::EcfpBits {
+    version: 1,
+    radius: 2,
+    size: 2048,
+};
 
 /// `CHEMXOR_RDKIT_REFERENCE` names a larger file with the same columns.
 fn reference() -> Vec<(String, String, String)> {
-    let path = std::env::var("CHEMXOR_RDKIT_REFERENCE")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/rdkit_ecfp4.csv").into());
+    let path = std::env::var("CHEMXOR_RDKIT_REFERENCE").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/rdkit_ecfp4.csv").into()
+    });
     let mut reader = csv::Reader::from_path(path).unwrap();
     let headers = reader.headers().unwrap().clone();
     let column = |name: &str| headers.iter().position(|h| h == name).unwrap();
@@ -35,7 +44,10 @@ fn bits_and_counts_equal_rdkit() {
         let on = |features: &[u16]| -> Vec<usize> {
             (0..features.len()).filter(|i| features[*i] > 0).collect()
         };
-        let shown: Vec<String> = on(&got).iter().map(|i| format!("{i}:{}", got[*i])).collect();
+        let shown: Vec<String> = on(&got)
+            .iter()
+            .map(|i| format!("{i}:{}", got[*i]))
+            .collect();
         assert_eq!(shown.join(" "), counts, "{smiles}");
         let got = featurise(&BITS, &smiles).unwrap();
         assert!(got.iter().all(|bit| *bit <= 1));
@@ -46,7 +58,12 @@ fn bits_and_counts_equal_rdkit() {
 
 #[test]
 fn counts_are_clipped() {
-    let clipped = Featuriser::EcfpCounts { version: 1, radius: 2, size: 2048, max_count: 7 };
+    let clipped = Featuriser::EcfpCounts {
+        version: 1,
+        radius: 2,
+        size: 2048,
+        max_count: 7,
+    };
     let features = featurise(&clipped, "CCCCCCCCCCCCCCCCCCCCCC").unwrap();
     assert_eq!(features.iter().max(), Some(&7));
 }
@@ -55,9 +72,18 @@ fn counts_are_clipped() {
 fn bad_smiles_name_position_and_reason() {
     let text = |smiles: &str| featurise(&BITS, smiles).unwrap_err().to_string();
     assert_eq!(featurise(&BITS, " \t"), Err(ChemError::Empty));
-    assert_eq!(text("CC(C"), "SMILES \"CC(C\" cannot be read at position 5: parentheses do not match");
-    assert_eq!(text("CC!O"), "SMILES \"CC!O\" cannot be read at position 3: unexpected '!'");
-    assert_eq!(text("CCé"), "SMILES \"CCé\" cannot be read at position 3: unexpected 'é'");
+    assert_eq!(
+        text("CC(C"),
+        "SMILES \"CC(C\" cannot be read at position 5: parentheses do not match"
+    );
+    assert_eq!(
+        text("CC!O"),
+        "SMILES \"CC!O\" cannot be read at position 3: unexpected '!'"
+    );
+    assert_eq!(
+        text("CCé"),
+        "SMILES \"CCé\" cannot be read at position 3: unexpected 'é'"
+    );
     assert!(matches!(
         featurise(&BITS, "C1CC"),
         Err(ChemError::Syntax { reason, .. }) if reason == "ring 1 is not closed"
@@ -65,9 +91,18 @@ fn bad_smiles_name_position_and_reason() {
     // carbon with five bonds: the parser takes it, RDKit does not
     assert!(matches!(
         featurise(&BITS, "ClC(C)(C)(C)C"),
-        Err(ChemError::Molecule { position: Some(3), .. })
+        Err(ChemError::Molecule {
+            position: Some(3),
+            ..
+        })
     ));
-    assert!(matches!(featurise(&BITS, "c1cccc1"), Err(ChemError::Molecule { position: Some(1), .. })));
+    assert!(matches!(
+        featurise(&BITS, "c1cccc1"),
+        Err(ChemError::Molecule {
+            position: Some(1),
+            ..
+        })
+    ));
     assert!(matches!(
         featurise(&BITS, "CCO ethanol"),
         Err(ChemError::Syntax { position: 4, .. })
@@ -77,12 +112,21 @@ fn bad_smiles_name_position_and_reason() {
 #[test]
 fn oversized_input_is_refused_before_any_work() {
     let started = std::time::Instant::now();
-    for text in ["C".repeat(1001), "c1ccccc1".repeat(200), "(".repeat(5000), "CC.".repeat(1 << 20)] {
+    for text in [
+        "C".repeat(1001),
+        "c1ccccc1".repeat(200),
+        "(".repeat(5000),
+        "CC.".repeat(1 << 20),
+    ] {
         assert!(featurise(&BITS, &text).is_err());
     }
     assert!(started.elapsed().as_secs() < 5);
-    let Err(ChemError::TooLarge { smiles, what: "bytes", got: 5000, .. }) =
-        featurise(&BITS, &"C".repeat(5000))
+    let Err(ChemError::TooLarge {
+        smiles,
+        what: "bytes",
+        got: 5000,
+        ..
+    }) = featurise(&BITS, &"C".repeat(5000))
     else {
         panic!("expected a size error")
     };
@@ -91,8 +135,25 @@ fn oversized_input_is_refused_before_any_work() {
 
 #[test]
 fn unknown_featurisers_are_refused() {
-    let odd = Featuriser::EcfpBits { version: 1, radius: 2, size: 1000 };
-    assert!(matches!(featurise(&odd, "C"), Err(ChemError::Featuriser { what: "size", .. })));
-    let newer = Featuriser::EcfpBits { version: 2, radius: 2, size: 1024 };
-    assert!(matches!(featurise(&newer, "C"), Err(ChemError::Featuriser { what: "version", .. })));
+    let odd = Featuriser::EcfpBits {
+        version: 1,
+        radius: 2,
+        size: 1000,
+    };
+    assert!(matches!(
+        featurise(&odd, "C"),
+        Err(ChemError::Featuriser { what: "size", .. })
+    ));
+    let newer = Featuriser::EcfpBits {
+        version: 2,
+        radius: 2,
+        size: 1024,
+    };
+    assert!(matches!(
+        featurise(&newer, "C"),
+        Err(ChemError::Featuriser {
+            what: "version",
+            ..
+        })
+    ));
 }

@@ -5,7 +5,12 @@ use chemxor_chem::{ChemError, featurise};
 use chemxor_core::Featuriser;
 use proptest::prelude::*;
 
-const COUNTS: Featuriser = Featuriser::EcfpCounts { version: 1, radius: 2, size: 2048, max_count: 7 };
+const COUNTS: Featuriser = Featuriser::EcfpCounts {
+    version: 1,
+    radius: 2,
+    size: 2048,
+    max_count: 7,
+};
 
 const SEEDS: [&str; 6] = [
     "CC(=O)Oc1ccccc1C(=O)O",
