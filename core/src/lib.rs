@@ -4,6 +4,9 @@
 //! Invariant: no I/O, no clock, no randomness, no async runtime. Text from outside becomes a domain
 //! type here, once, or is refused with an error that names the input.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod bundle;
 mod error_id;
 mod frames;
 mod graph;
@@ -12,6 +15,7 @@ mod lifecycle;
 mod manifest;
 mod roles;
 
+pub use bundle::{Bundle, BundleError};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
 pub use graph::{GraphError, RingName, StepGraph, StepKind, StepSpec};
