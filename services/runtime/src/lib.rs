@@ -1,1 +1,18 @@
-//! chemxor-runtime
+//! What every service shares: development authority and certificates, mutual TLS, the identity of
+//! a peer, error ids on gRPC statuses, serving with graceful shutdown, logs, a private PostgreSQL.
+//!
+//! Invariant: nothing here knows a model, a token's meaning or a ciphertext.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod error;
+pub mod peer;
+pub mod pki;
+pub mod postgres;
+pub mod serve;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;
+pub mod tls;
+
+pub use error::RuntimeError;
