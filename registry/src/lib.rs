@@ -1,1 +1,89 @@
-//! chemxor-registry
+//! The registry: catalogue, publishing, administration and the control calls of the platform's own
+//! services, on PostgreSQL.
+//!
+//! Invariants: every call is authorised against the one table of `chemxor-core` before it touches
+//! the store; the only way into the database is a named transaction ([`store::Store`]); a version
+//! never changes; the registry can open no weight (it holds ciphertext and keys sealed to workers).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod auth;
+mod error;
+mod service;
+pub mod store;
+pub mod token;
+
+use std::net::SocketAddr;
+
+use chemxor_proto::v1::admin_server::AdminServer;
+use chemxor_proto::v1::catalog_server::CatalogServer;
+use chemxor_proto::v1::control_server::ControlServer;
+use chemxor_proto::v1::publishing_server::PublishingServer;
+use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
+use chemxor_runtime::tls::{TlsFiles, server_tls};
+use chemxor_runtime::serve;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+pub use error::RegistryError;
+use service::Services;
+use store::Store;
+
+/// What the registry needs to know; the keys of its configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// PostgreSQL; by default the environment variable `DATABASE_URL`.
+    pub database_url: String,
+    /// Certificate, key and authority.
+    pub tls: TlsFiles,
+}
+
+/// A registry that is up.
+pub struct RunningRegistry {
+    addr: SocketAddr,
+    store: Store,
+    task: tokio::task::JoinHandle<Result<(), RegistryError>>,
+}
+
+impl RunningRegistry {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its store, for making the first tokens.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Waits until it has shut down.
+    pub async fn wait(self) -> Result<(), RegistryError> {
+        self.task.await.map_err(|error| RegistryError::Task(error.to_string()))?
+    }
+}
+
+/// Connects to the database, migrates it and serves until `stop`.
+pub async fn start(
+    config: RegistryConfig,
+    stop: CancellationToken,
+) -> Result<RunningRegistry, RegistryError> {
+    let store = Store::connect(&config.database_url).await?;
+    let listener = TcpListener::bind(config.listen).await.map_err(RegistryError::Listen)?;
+    let addr = listener.local_addr().map_err(RegistryError::Listen)?;
+    let services = Services::new(store.clone());
+    let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
+    let router = Server::builder()
+        .tls_config(server_tls(&config.tls)?)?
+        .add_service(CatalogServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(ControlServer::new(services).max_decoding_message_size(limit));
+    tracing::info!(%addr, "registry listens");
+    let task = tokio::spawn(async move { Ok(serve::run(router, listener, stop).await?) });
+    Ok(RunningRegistry { addr, store, task })
+}

@@ -1,0 +1,66 @@
+//! Catalog: what everybody with a token may read.
+
+use chemxor_core::{Action, ErrorId, Role, State, VersionId};
+use chemxor_proto::v1;
+use chemxor_proto::v1::catalog_server::Catalog;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+
+use crate::auth::{self, Authorized};
+use crate::service::{Services, argument, model_ref};
+use crate::store::VersionRow;
+use crate::RegistryError;
+
+/// Reviewers and administrators see every version; others what is served, and their own.
+fn sees_all(caller: &Authorized) -> bool {
+    caller.roles.iter().any(|role| matches!(role, Role::Admin | Role::Reviewer))
+}
+
+/// A page token: where the previous page ended.
+fn write_page(row: &VersionRow) -> String {
+    format!("{}/{}", row.created_at.unix_timestamp_nanos(), row.version)
+}
+
+fn read_page(text: &str) -> Option<(OffsetDateTime, VersionId)> {
+    let (nanos, version) = text.split_once('/')?;
+    let at = OffsetDateTime::from_unix_timestamp_nanos(nanos.parse().ok()?).ok()?;
+    Some((at, version.parse().ok()?))
+}
+
+#[tonic::async_trait]
+impl Catalog for Services {
+    async fn list_models(
+        &self,
+        request: Request<v1::ListModelsRequest>,
+    ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
+        let request = request.into_inner();
+        let size = if request.page_size == 0 { 50 } else { request.page_size.min(200) };
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(read_page(token).ok_or_else(|| argument("the page token is malformed"))?),
+        };
+        let rows =
+            self.store.list_versions(before, size, sees_all(&caller), &caller.actor).await?;
+        let full = rows.len() == size as usize;
+        let next_page_token = rows.last().filter(|_| full).map(write_page).unwrap_or_default();
+        let models = rows.iter().map(VersionRow::to_proto).collect();
+        Ok(Response::new(v1::ListModelsResponse { models, next_page_token }))
+    }
+
+    async fn get_model(
+        &self,
+        request: Request<v1::GetModelRequest>,
+    ) -> Result<Response<v1::ModelVersion>, Status> {
+        let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
+        let model = model_ref(&request.into_inner().model)?;
+        let row = self.store.find_version(&model).await?;
+        // a revoked version stays visible to those who hold its digest, so that they learn why
+        let public = row.state.is_servable() || row.state == State::Revoked;
+        if public || sees_all(&caller) || row.publisher == caller.actor {
+            return Ok(Response::new(row.to_proto()));
+        }
+        let message = format!("there is no model {model}");
+        Err(RegistryError::refused(ErrorId::ModelUnknown, message).into())
+    }
+}

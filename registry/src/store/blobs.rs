@@ -1,0 +1,169 @@
+//! Encrypted weight blobs, stored in pieces, complete once the digest has been checked.
+
+use chemxor_core::{ErrorId, VersionId};
+use sha2::{Digest, Sha256};
+use sqlx::Row;
+
+use crate::RegistryError;
+use crate::store::{Store, Tx};
+
+/// A blob that is not complete.
+pub struct MissingBlob {
+    /// Its content address.
+    pub sha256: Vec<u8>,
+    /// Bytes already here.
+    pub offset: u64,
+}
+
+impl Store {
+    /// Blobs of a version that still lack bytes.
+    pub async fn missing_blobs(&self, version: &VersionId) -> Result<Vec<MissingBlob>, RegistryError> {
+        let mut tx = self.begin("missing blobs").await?;
+        let rows = sqlx::query(
+            "select b.sha256, coalesce(sum(length(p.content)), 0)::bigint as stored
+             from blobs b left join blob_pieces p on p.version = b.version and p.sha256 = b.sha256
+             where b.version = $1 and not b.complete group by b.step, b.sha256 order by b.step",
+        )
+        .bind(version.as_bytes().as_slice())
+        .fetch_all(tx.connection())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let offset = row.try_get::<i64, _>("stored")? as u64;
+                Ok(MissingBlob { sha256: row.try_get("sha256")?, offset })
+            })
+            .collect()
+    }
+
+    /// Appends a piece at `offset`, which must be where the stored bytes end; gives the new end.
+    pub async fn append_piece(
+        &self,
+        publisher: &str,
+        version: &VersionId,
+        sha256: &[u8],
+        offset: u64,
+        content: &[u8],
+    ) -> Result<u64, RegistryError> {
+        let argument = |message: String| RegistryError::refused(ErrorId::ArgumentInvalid, message);
+        let mut tx = self.begin("append piece").await?;
+        let row = tx.lock_version(version).await?.ok_or_else(|| {
+            RegistryError::refused(ErrorId::ModelUnknown, "there is no such version")
+        })?;
+        if row.publisher != publisher {
+            let message = "only its publisher may upload to a version";
+            return Err(RegistryError::refused(ErrorId::RoleMissing, message));
+        }
+        let blob = sqlx::query(
+            "select b.length, b.complete, coalesce(
+                (select sum(length(content)) from blob_pieces p
+                 where p.version = b.version and p.sha256 = b.sha256), 0)::bigint as stored
+             from blobs b where b.version = $1 and b.sha256 = $2",
+        )
+        .bind(version.as_bytes().as_slice())
+        .bind(sha256)
+        .fetch_optional(tx.connection())
+        .await?
+        .ok_or_else(|| argument("the version announces no such blob".to_owned()))?;
+        let (length, stored): (i64, i64) = (blob.try_get("length")?, blob.try_get("stored")?);
+        if blob.try_get::<bool, _>("complete")? {
+            return Ok(length as u64);
+        }
+        let end = offset.saturating_add(content.len() as u64);
+        if offset != stored as u64 || end > length as u64 || content.is_empty() {
+            return Err(argument(format!(
+                "a piece at {offset} of {} bytes does not fit: {stored} of {length} bytes are stored",
+                content.len()
+            )));
+        }
+        sqlx::query("insert into blob_pieces values ($1, $2, $3, $4)")
+            .bind(version.as_bytes().as_slice())
+            .bind(sha256)
+            .bind(stored)
+            .bind(content)
+            .execute(tx.connection())
+            .await?;
+        if end == length as u64 && !complete(&mut tx, version, sha256).await? {
+            // commits the removal, so that the next upload starts from the first byte
+            tx.commit().await?;
+            let message = "the uploaded bytes have another digest than announced";
+            return Err(RegistryError::refused(ErrorId::BlobCorrupt, message));
+        }
+        tx.commit().await?;
+        Ok(end)
+    }
+
+    /// The next piece of a complete blob at `start`, if the worker serves its step.
+    pub async fn read_piece(
+        &self,
+        worker: &str,
+        version: &VersionId,
+        sha256: &[u8],
+        start: u64,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let mut tx = self.begin("read piece").await?;
+        let row = sqlx::query(
+            "select p.content from blob_pieces p
+             join blobs b on b.version = p.version and b.sha256 = p.sha256
+             join placements l on l.version = b.version and l.worker = $1
+                and b.step >= l.first_step and b.step < l.end_step
+             where p.version = $2 and p.sha256 = $3 and p.start_at = $4 and b.complete",
+        )
+        .bind(worker)
+        .bind(version.as_bytes().as_slice())
+        .bind(sha256)
+        .bind(start as i64)
+        .fetch_optional(tx.connection())
+        .await?;
+        Ok(row.map(|row| row.try_get("content")).transpose()?)
+    }
+}
+
+impl Tx {
+    /// Refuses when a blob of the version is not complete.
+    pub(crate) async fn require_all_blobs(&mut self, version: &VersionId) -> Result<(), RegistryError> {
+        let row = sqlx::query("select count(*) as missing from blobs where version = $1 and not complete")
+            .bind(version.as_bytes().as_slice())
+            .fetch_one(self.connection())
+            .await?;
+        match row.try_get::<i64, _>("missing")? {
+            0 => Ok(()),
+            missing => {
+                let message = format!("{missing} blobs are not complete");
+                Err(RegistryError::refused(ErrorId::BlobMissing, message))
+            }
+        }
+    }
+}
+
+/// Checks the digest over all pieces: marks the blob complete, or removes its pieces.
+async fn complete(tx: &mut Tx, version: &VersionId, sha256: &[u8]) -> Result<bool, RegistryError> {
+    let key = version.as_bytes().as_slice();
+    let starts = sqlx::query(
+        "select start_at from blob_pieces where version = $1 and sha256 = $2 order by start_at",
+    )
+    .bind(key)
+    .bind(sha256)
+    .fetch_all(tx.connection())
+    .await?;
+    let mut hash = Sha256::new();
+    for row in starts {
+        let start: i64 = row.try_get("start_at")?;
+        let piece = sqlx::query(
+            "select content from blob_pieces where version = $1 and sha256 = $2 and start_at = $3",
+        )
+        .bind(key)
+        .bind(sha256)
+        .bind(start)
+        .fetch_one(tx.connection())
+        .await?;
+        hash.update(piece.try_get::<&[u8], _>("content")?);
+    }
+    let genuine = hash.finalize().as_slice() == sha256;
+    let statement = if genuine {
+        "update blobs set complete = true where version = $1 and sha256 = $2"
+    } else {
+        "delete from blob_pieces where version = $1 and sha256 = $2"
+    };
+    sqlx::query(statement).bind(key).bind(sha256).execute(tx.connection()).await?;
+    Ok(genuine)
+}
