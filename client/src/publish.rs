@@ -59,13 +59,13 @@ pub async fn publish(
         let reason = "no worker is registered; start one with `chemxor worker` and try again";
         return Err(ClientError::Placement(reason.to_owned()));
     }
-    let steps = bundle.blobs.len() as u32;
+    let steps = bundle.blobs().len() as u32;
     let placements = place(steps, workers);
     let by_name: BTreeMap<&str, &v1::Worker> = workers
         .iter()
         .map(|worker| (worker.name.as_str(), worker))
         .collect();
-    let version = bundle.version;
+    let version = bundle.version();
     let state_key = ModelKey::generate()?;
     let (mut blobs, mut keys, mut contents) = (Vec::new(), Vec::new(), Vec::new());
     let seal = |key: &ModelKey, worker: &v1::Worker, step: u32| {
@@ -78,7 +78,7 @@ pub async fn publish(
             ciphertext,
         })
     };
-    for (step, blob) in (0u32..).zip(&bundle.blobs) {
+    for (step, blob) in (0u32..).zip(bundle.blobs()) {
         let data_key = ModelKey::generate()?;
         let sealed = Bytes::from(data_key.encrypt_blob(blob, &version, step)?);
         let sha256 = Bytes::copy_from_slice(BlobDigest::of(&sealed).as_bytes());
@@ -101,8 +101,8 @@ pub async fn publish(
         )?);
     }
     let request = v1::BeginVersionRequest {
-        manifest: bundle.manifest_bytes.clone().into(),
-        signature: sign_manifest(signer, &bundle.manifest_bytes)
+        manifest: bundle.manifest_bytes().to_vec().into(),
+        signature: sign_manifest(signer, bundle.manifest_bytes())
             .to_vec()
             .into(),
         publisher_key: signer.verifying_key().to_bytes().to_vec().into(),

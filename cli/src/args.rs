@@ -1,0 +1,290 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Encrypted predictions from private drug-discovery models.
+#[derive(Debug, Parser)]
+#[command(name = "chemxor", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Folder with keys and profiles [default: $XDG_DATA_HOME/chemxor, /var/lib/chemxor for root].
+    #[arg(long, global = true, env = "CHEMXOR_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Which platform to talk to: a folder under HOME with a profile.toml.
+    #[arg(long, global = true, env = "CHEMXOR_PROFILE", default_value = "local", value_name = "NAME")]
+    pub(crate) profile: String,
+    /// File with a bearer token, instead of the profile's.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Write logs as JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) log_json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make secret keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Train a model on a CSV and write a bundle.
+    #[command(after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv")]
+    Train(TrainArgs),
+    /// Show what a bundle says about itself.
+    #[command(after_help = "Example:\n  chemxor inspect esol.cxb --format json")]
+    Inspect(InspectArgs),
+    /// Encrypt, sign and upload a bundle, and submit it for approval.
+    #[command(after_help = "Example:\n  chemxor publish esol.cxb")]
+    Publish(PublishArgs),
+    /// Approve a submitted version; not possible for its own publisher.
+    #[command(after_help = "Example:\n  chemxor approve esol --note 'checked the card'")]
+    Approve(ApproveArgs),
+    /// Revoke a version; running sessions end at their next step.
+    #[command(after_help = "Example:\n  chemxor revoke esol@sha256:… --reason 'training data withdrawn' --yes")]
+    Revoke(RevokeArgs),
+    /// List the models that you may see.
+    #[command(after_help = "Example:\n  chemxor catalog --format json")]
+    Catalog,
+    /// List the workers that a publisher may authorise.
+    #[command(after_help = "Example:\n  chemxor workers")]
+    Workers,
+    /// Make a token; it is shown once.
+    #[command(after_help = "Example:\n  chemxor token --subject alice@uni-basel --role querier --days 30")]
+    Token(TokenArgs),
+    /// Predict molecules without showing them to anybody.
+    #[command(after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv")]
+    Query(QueryArgs),
+    /// Predict measured molecules encrypted and compare with the measured values.
+    #[command(after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24")]
+    Evaluate(EvaluateArgs),
+    /// Run everything on this machine: PostgreSQL, registry, gateway and workers, with real TLS.
+    #[command(after_help = "Example:\n  chemxor up            # until Ctrl-C; other commands then use the profile `local`")]
+    Up(UpArgs),
+    /// Run a registry.
+    #[command(after_help = "Example:\n  chemxor registry --config deploy/registry.toml")]
+    Registry(ServiceArgs),
+    /// Run a gateway.
+    #[command(after_help = "Example:\n  chemxor gateway --config deploy/gateway.toml")]
+    Gateway(ServiceArgs),
+    /// Run a partition worker.
+    #[command(after_help = "Example:\n  chemxor worker --config deploy/worker.toml")]
+    Worker(ServiceArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a new key. With CHEMXOR_PASSPHRASE set, a lab key is encrypted with it.
+    #[command(after_help = "Examples:\n  chemxor keys new\n  chemxor keys new --publisher")]
+    New(KeysNewArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct KeysNewArgs {
+    /// Name of the key file, without its ending.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// A publisher's signing key, instead of a lab's key for queries.
+    #[arg(long)]
+    pub(crate) publisher: bool,
+}
+
+/// Kinds of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// One hidden layer with ReLU.
+    Mlp,
+    /// Ridge or logistic regression.
+    Linear,
+}
+
+/// What is predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskArg {
+    /// A number.
+    Regression,
+    /// Class 0 or 1.
+    Binary,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TrainArgs {
+    /// CSV with a header.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) input: PathBuf,
+    /// Column with the SMILES.
+    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
+    pub(crate) smiles_column: String,
+    /// Column with the measured value, or class 0 or 1.
+    #[arg(long, default_value = "target", value_name = "COLUMN")]
+    pub(crate) target_column: String,
+    /// What is predicted.
+    #[arg(long, value_enum, default_value_t = TaskArg::Regression)]
+    pub(crate) task: TaskArg,
+    /// Kind of model.
+    #[arg(long, value_enum, default_value_t = Kind::Mlp)]
+    pub(crate) model: Kind,
+    /// Neurons of the hidden layer.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) hidden: usize,
+    /// Name in the registry.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// What is predicted, for the catalogue.
+    #[arg(long, default_value = "measured value")]
+    pub(crate) endpoint: String,
+    /// Its unit.
+    #[arg(long, default_value = "")]
+    pub(crate) unit: String,
+    /// One line for the catalogue.
+    #[arg(long, default_value = "")]
+    pub(crate) description: String,
+    /// Seed of the run.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Most passes over the data.
+    #[arg(long, default_value_t = chemxor_nets::TrainConfig::default().epochs)]
+    pub(crate) epochs: usize,
+    /// b: bits of a hidden pre-activation.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) activation_bits: u8,
+    /// B: bits of the released prediction.
+    #[arg(long, default_value_t = 12)]
+    pub(crate) output_bits: u8,
+    /// Part of the molecules that is held out.
+    #[arg(long, default_value_t = 0.2)]
+    pub(crate) test_fraction: f64,
+    /// Bundle to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// CSV to write with the held-out molecules and their plain predictions.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) holdout: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InspectArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PublishArgs {
+    /// The bundle that `chemxor train` wrote.
+    pub(crate) bundle: PathBuf,
+    /// Workers to authorise, in the order of the steps; by default all that are registered.
+    #[arg(long = "worker", value_name = "NAME")]
+    pub(crate) workers: Vec<String>,
+    /// Name of the signing key.
+    #[arg(long, default_value = "publisher", value_name = "NAME")]
+    pub(crate) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ApproveArgs {
+    /// NAME (the version that waits) or NAME@sha256:…
+    pub(crate) model: String,
+    /// For the audit log.
+    #[arg(long, default_value = "")]
+    pub(crate) note: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RevokeArgs {
+    /// NAME@sha256:…
+    pub(crate) model: String,
+    /// For the audit log.
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Revoke for ever, without being asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TokenArgs {
+    /// Who will hold it, e.g. alice@uni-basel.
+    #[arg(long)]
+    pub(crate) subject: String,
+    /// admin, publisher, reviewer or querier; may be given more than once.
+    #[arg(long = "role", required = true)]
+    pub(crate) roles: Vec<String>,
+    /// Days until it ends.
+    #[arg(long, default_value_t = 90)]
+    pub(crate) days: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct QueryArgs {
+    /// NAME or NAME@sha256:…
+    pub(crate) model: String,
+    /// One molecule.
+    #[arg(long, conflicts_with = "input", required_unless_present = "input")]
+    pub(crate) smiles: Option<String>,
+    /// CSV with a header and a column of SMILES.
+    #[arg(long, requires = "output", value_name = "CSV")]
+    pub(crate) input: Option<PathBuf>,
+    /// CSV to write: the input's columns, prediction, status and reason.
+    #[arg(long, requires = "input", value_name = "CSV")]
+    pub(crate) output: Option<PathBuf>,
+    /// Column with the SMILES.
+    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
+    pub(crate) smiles_column: String,
+    /// Queries at the same time.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) in_flight: usize,
+    /// Name of the lab's key.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub(crate) key: String,
+    /// Do not show progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EvaluateArgs {
+    /// NAME or NAME@sha256:…
+    pub(crate) model: String,
+    /// CSV with columns smiles, measured, plain (and twin), as `chemxor train --holdout` writes.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) holdout: PathBuf,
+    /// Use the first so many rows.
+    #[arg(long)]
+    pub(crate) rows: Option<usize>,
+    /// Name of the lab's key.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub(crate) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UpArgs {
+    /// Partition workers to run.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) workers: usize,
+    /// PostgreSQL to use instead of a private one.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServiceArgs {
+    /// TOML file; its keys are explained in deploy/.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Write the address it listens on to this file once it is up.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}

@@ -1,0 +1,102 @@
+//! `catalog`, `workers`, `approve`, `revoke`, `token`.
+
+use std::io::{BufRead, IsTerminal};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use chemxor_client::catalog::{self, Entry};
+use chemxor_client::publish;
+use serde_json::{Value, json};
+
+use crate::args::{ApproveArgs, Format, RevokeArgs, TokenArgs};
+use crate::home::Home;
+use crate::output;
+
+fn entry_json(entry: &Entry) -> Value {
+    json!({
+        "name": entry.manifest.name, "version": entry.version, "state": entry.state,
+        "publisher": entry.publisher, "manifest": *entry.manifest,
+    })
+}
+
+pub(crate) async fn list(home: &Home, format: Format) -> Result<()> {
+    let entries = catalog::list(&home.registry("querier")?).await?;
+    let value: Vec<Value> = entries.iter().map(entry_json).collect();
+    output::print(format, &value, || {
+        let rows: Vec<Vec<String>> = entries
+            .iter()
+            .map(|entry| {
+                let manifest = &entry.manifest;
+                vec![
+                    manifest.name.to_string(),
+                    entry.state.clone(),
+                    manifest.endpoint.clone(),
+                    manifest.unit.clone(),
+                    format!("{} {:.3}", manifest.metrics.metric, manifest.metrics.twin),
+                    format!("{} bits", manifest.leakage_bits_per_query),
+                    entry.publisher.clone(),
+                    entry.version.to_string(),
+                ]
+            })
+            .collect();
+        let header =
+            ["name", "state", "endpoint", "unit", "held out", "leakage/query", "publisher", "version"];
+        output::table(&header, &rows);
+    })
+}
+
+pub(crate) async fn workers(home: &Home, format: Format) -> Result<()> {
+    let workers = publish::workers(&home.registry("publisher")?).await?;
+    let value: Vec<Value> = workers
+        .iter()
+        .map(|worker| json!({ "name": worker.name, "endpoint": worker.endpoint }))
+        .collect();
+    output::print(format, &value, || {
+        let row = |worker: &_| -> Vec<String> {
+            let worker: &Value = worker;
+            ["name", "endpoint"].map(|key| worker[key].as_str().unwrap_or_default().to_owned()).to_vec()
+        };
+        output::table(&["name", "endpoint"], &value.iter().map(row).collect::<Vec<_>>());
+    })
+}
+
+pub(crate) async fn approve(home: &Home, format: Format, args: &ApproveArgs) -> Result<()> {
+    let model = args.model.parse()?;
+    let entry = catalog::approve(&home.registry("reviewer")?, &model, &args.note).await?;
+    output::print(format, &entry_json(&entry), || {
+        println!("{}@{} is {}", entry.manifest.name, entry.version, entry.state);
+    })
+}
+
+pub(crate) async fn revoke(home: &Home, format: Format, args: &RevokeArgs) -> Result<()> {
+    if !args.yes {
+        if !std::io::stdin().is_terminal() {
+            bail!("revoking cannot be undone; pass --yes to do it without a question");
+        }
+        eprint!("revoke {} for ever? type `revoke`: ", args.model);
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if answer.trim() != "revoke" {
+            bail!("nothing was revoked");
+        }
+    }
+    let model = args.model.parse()?;
+    let entry = catalog::revoke(&home.registry("admin")?, &model, &args.reason).await?;
+    output::print(format, &entry_json(&entry), || {
+        println!("{}@{} is {}", entry.manifest.name, entry.version, entry.state);
+    })
+}
+
+pub(crate) async fn token(home: &Home, format: Format, args: &TokenArgs) -> Result<()> {
+    let lifetime = Duration::from_secs(args.days.saturating_mul(86_400));
+    let access = home.registry("admin")?;
+    let made = catalog::create_token(&access, &args.subject, &args.roles, lifetime).await?;
+    let value = json!({
+        "id": made.token_id, "token": made.secret, "expires_unix_ms": made.expires_unix_ms,
+    });
+    output::print(format, &value, || {
+        println!("token id  {}", made.token_id);
+        println!("token     {}", made.secret);
+        println!("it is not shown again: keep it in a file that only its holder may read");
+    })
+}

@@ -1,0 +1,41 @@
+//! `registry`, `gateway`, `worker`: one service each, from a configuration file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use chemxor_runtime::shutdown;
+use serde::de::DeserializeOwned;
+
+use crate::args::ServiceArgs;
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    toml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Says that the service is up, for scripts: the file appears complete or not at all.
+fn ready(args: &ServiceArgs, addr: SocketAddr) -> Result<()> {
+    let Some(path) = &args.ready_file else { return Ok(()) };
+    let new = path.with_extension("new");
+    std::fs::write(&new, addr.to_string()).with_context(|| new.display().to_string())?;
+    std::fs::rename(&new, path).with_context(|| path.display().to_string())
+}
+
+pub(crate) async fn registry(args: &ServiceArgs) -> Result<()> {
+    let running = chemxor_registry::start(read(&args.config)?, shutdown::signalled()).await?;
+    ready(args, running.addr())?;
+    Ok(running.wait().await?)
+}
+
+pub(crate) async fn gateway(args: &ServiceArgs) -> Result<()> {
+    let running = chemxor_gateway::start(read(&args.config)?, shutdown::signalled()).await?;
+    ready(args, running.addr())?;
+    Ok(running.wait().await?)
+}
+
+pub(crate) async fn worker(args: &ServiceArgs) -> Result<()> {
+    let running = chemxor_worker::start(read(&args.config)?, shutdown::signalled()).await?;
+    ready(args, running.addr())?;
+    Ok(running.wait().await?)
+}

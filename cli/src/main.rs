@@ -1,0 +1,40 @@
+//! `chemxor`: one command for every role. Publisher: `train`, `publish`. Reviewer: `approve`. Lab:
+//! `keys`, `catalog`, `query`, `evaluate`. Operator: `up`, `registry`, `gateway`, `worker`.
+//!
+//! Results go to standard output (a table, or JSON with `--format json`); progress and logs go to
+//! standard error.
+
+#![allow(clippy::print_stdout, reason = "a command prints its results")]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod args;
+mod commands;
+mod home;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let service = matches!(
+        args.command,
+        Command::Up(_) | Command::Registry(_) | Command::Gateway(_) | Command::Worker(_)
+    );
+    chemxor_runtime::telemetry::init(args.log_json, if service { "info" } else { "warn" });
+    chemxor_runtime::tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(commands::run(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Printing: tables for people, JSON for programs, errors with their next step.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::args::Format;
+
+/// Prints `value` as JSON, or calls `table`.
+pub(crate) fn print(format: Format, value: &impl Serialize, table: impl FnOnce()) -> anyhow::Result<()> {
+    match format {
+        Format::Json => println!("{}", serde_json::to_string(value)?),
+        Format::Table => table(),
+    }
+    Ok(())
+}
+
+/// Prints rows under a header, columns as wide as their widest cell.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> =
+            cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("{}", padded.join("  ").trim_end());
+    };
+    line(&mut header.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// An error and its causes, on standard error.
+pub(crate) fn error(error: &anyhow::Error) {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // transparent errors repeat themselves
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("error: {text}");
+}
+
+/// A bar with rate and remaining time on a terminal, a plain line now and then otherwise.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    plain: bool,
+    label: &'static str,
+    last: std::time::Instant,
+}
+
+impl Bar {
+    pub(crate) fn new(label: &'static str, total: Option<u64>, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if quiet || !terminal {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let bar = ProgressBar::with_draw_target(total, target);
+        let template = if total.is_some() {
+            "{prefix} {wide_bar} {pos}/{len} {per_sec} ETA {eta} {msg}"
+        } else {
+            "{prefix} {spinner} {pos} {per_sec} {msg}"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(label);
+        Self { bar, plain: !quiet && !terminal, label, last: std::time::Instant::now() }
+    }
+
+    pub(crate) fn set(&mut self, position: u64, message: String) {
+        if self.plain && self.last.elapsed() > Duration::from_secs(5) {
+            eprintln!("{}: {position} done {message}", self.label);
+            self.last = std::time::Instant::now();
+        }
+        self.bar.set_message(message);
+        self.bar.set_position(position);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
