@@ -1,1 +1,38 @@
-//! chemxor-nets
+//! From a table of measured molecules to a model that can be evaluated encrypted.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `dataset`, `split` | a CSV with every bad row accounted for; seeded split |
+//! | `linear`, `mlp` | float models: ridge and logistic regression, one hidden layer |
+//! | `quantise` | from a float model to the integers of chemxor-fhe and a planned step graph |
+//! | `twin` | evaluation of those integers in clear |
+//! | `train` | all of it in order, up to the bundle and the report |
+//!
+//! Invariant: the bundle holds the very integers that the twin was measured with, and a seed gives
+//! the same integers again. What randomness must be secret (the salt of a blob) never comes from
+//! the seed, which is published. Bad input is an error that names the input, the reason and the
+//! next step; a bad row never ends a run.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod config;
+mod dataset;
+mod error;
+mod linear;
+mod matrix;
+mod metrics;
+mod mlp;
+mod model;
+mod quantise;
+mod report;
+mod split;
+mod train;
+mod twin;
+
+pub use config::{ModelKind, TrainConfig};
+pub use dataset::{BadRow, Dataset, ReadOptions, Row};
+pub use error::NetsError;
+pub use metrics::{metric_name, rmse, roc_auc};
+pub use report::{HeldOut, PlanRow, Progress, TrainReport};
+pub use train::{Trained, train};
+pub use twin::predict_twin;

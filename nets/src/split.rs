@@ -1,0 +1,150 @@
+//! Seeded random splits. Rows with the same SMILES stay together, so that no molecule is both
+//! learned and judged; classes are split in proportion.
+
+use std::collections::HashMap;
+
+use chemxor_core::Task;
+use rand::seq::SliceRandom;
+use rand::{SeedableRng, rngs::ChaCha20Rng};
+
+use crate::dataset::Row;
+
+/// Indices of both parts, each in ascending order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Split {
+    /// What is learned from.
+    pub(crate) rest: Vec<usize>,
+    /// What is kept aside.
+    pub(crate) aside: Vec<usize>,
+}
+
+/// The generator of one purpose: the same seed gives independent streams for different purposes.
+pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha20Rng {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    rng.set_stream(purpose);
+    rng
+}
+
+/// Keeps about `fraction` of `rows[of]` aside.
+pub(crate) fn split(
+    rows: &[Row],
+    of: &[usize],
+    task: Task,
+    fraction: f64,
+    rng: &mut ChaCha20Rng,
+) -> Split {
+    let mut order: Vec<&str> = Vec::new();
+    let mut groups: HashMap<&str, Vec<usize>> = HashMap::new();
+    for index in of {
+        let smiles = rows[*index].smiles.as_str();
+        let group = groups.entry(smiles).or_default();
+        if group.is_empty() {
+            order.push(smiles);
+        }
+        group.push(*index);
+    }
+    order.shuffle(rng);
+    let class = |smiles: &str| match task {
+        Task::Regression => 0,
+        Task::Binary => usize::from(rows[groups[smiles][0]].target > 0.5),
+    };
+    let mut size = [0usize; 2];
+    for smiles in &order {
+        size[class(smiles)] += groups[smiles].len();
+    }
+    let wanted =
+        size.map(|n| ((n as f64 * fraction).round() as usize).clamp(usize::from(n > 1), n));
+    let mut taken = [0usize; 2];
+    let (mut rest, mut aside) = (Vec::new(), Vec::new());
+    for smiles in order {
+        let class = class(smiles);
+        if taken[class] < wanted[class] {
+            taken[class] += groups[smiles].len();
+            aside.extend_from_slice(&groups[smiles]);
+        } else {
+            rest.extend_from_slice(&groups[smiles]);
+        }
+    }
+    rest.sort_unstable();
+    aside.sort_unstable();
+    Split { rest, aside }
+}
+
+/// `k` folds of `of`; each as a split with that fold aside.
+pub(crate) fn folds(
+    rows: &[Row],
+    of: &[usize],
+    task: Task,
+    k: usize,
+    rng: &mut ChaCha20Rng,
+) -> Vec<Split> {
+    let mut left = of.to_vec();
+    (0..k)
+        .map(|done| {
+            let part = split(rows, &left, task, 1.0 / (k - done) as f64, rng);
+            let aside = if done + 1 == k {
+                left.clone()
+            } else {
+                part.aside
+            };
+            left = part.rest;
+            let rest = of
+                .iter()
+                .copied()
+                .filter(|i| aside.binary_search(i).is_err())
+                .collect();
+            Split { rest, aside }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        (0..100)
+            .map(|i| Row {
+                line: i,
+                smiles: format!("m{}", i / 2),
+                target: f64::from(u8::from(i % 10 == 0 || i % 10 == 1)),
+                features: Vec::new(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_split_and_molecules_stay_together() {
+        let (rows, all) = (rows(), (0..100).collect::<Vec<_>>());
+        let make = |seed| split(&rows, &all, Task::Binary, 0.2, &mut generator(seed, 1));
+        assert_eq!(make(5), make(5));
+        assert_ne!(make(5), make(6));
+        let Split { rest, aside } = make(5);
+        assert_eq!((rest.len(), aside.len()), (80, 20));
+        assert_eq!(
+            aside.iter().filter(|i| rows[**i].target > 0.5).count(),
+            4,
+            "in proportion"
+        );
+        for i in &aside {
+            assert!(
+                aside.contains(&(i ^ 1)),
+                "the twin of {i} is on the same side"
+            );
+        }
+    }
+
+    #[test]
+    fn folds_cover_everything_once() {
+        let (rows, all) = (rows(), (0..100).collect::<Vec<_>>());
+        let folds = folds(&rows, &all, Task::Regression, 5, &mut generator(1, 1));
+        let mut seen: Vec<usize> = folds.iter().flat_map(|f| f.aside.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, all);
+        assert!(
+            folds
+                .iter()
+                .all(|f| f.rest.len() + f.aside.len() == 100 && f.aside.len() >= 18)
+        );
+    }
+}

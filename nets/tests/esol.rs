@@ -1,0 +1,292 @@
+//! Training on real molecules (Delaney 2004): quality, agreement of float model and integers,
+//! determinism, and refusals.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use chemxor_core::{Bundle, Featuriser, RingName, StepKind, Task};
+use chemxor_fhe::network::StepWeights;
+use chemxor_fhe::twin::nearest;
+use chemxor_nets::{
+    Dataset, ModelKind, NetsError, Progress, ReadOptions, TrainConfig, Trained, predict_twin, train,
+};
+
+fn esol() -> Dataset {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv"));
+    Dataset::read_csv(path, &ReadOptions::default()).unwrap()
+}
+
+fn config(kind: ModelKind) -> TrainConfig {
+    TrainConfig {
+        name: "esol".into(),
+        kind,
+        seed: 7,
+        ..TrainConfig::default()
+    }
+}
+
+fn quiet(dataset: &Dataset, config: &TrainConfig) -> Result<Trained, NetsError> {
+    train(dataset, config, &mut |_| {})
+}
+
+#[test]
+fn esol_is_read_whole() {
+    let dataset = esol();
+    assert_eq!(
+        (
+            dataset.rows().len(),
+            dataset.bad_rows().len(),
+            dataset.repeated()
+        ),
+        (1128, 0, 5)
+    );
+}
+
+#[test]
+fn a_linear_model_predicts_solubility() {
+    let trained = quiet(&esol(), &config(ModelKind::Linear)).unwrap();
+    let metrics = &trained.report.metrics;
+    assert!(metrics.float < 0.95, "{metrics:?}");
+    assert!(
+        (metrics.twin / metrics.float - 1.0).abs() < 0.01,
+        "{metrics:?}"
+    );
+    assert_eq!(trained.bundle.manifest().graph.steps().len(), 1);
+}
+
+#[test]
+fn a_network_loses_nothing_when_it_becomes_integers() {
+    let mut epochs: Vec<Progress> = Vec::new();
+    let kind = ModelKind::Mlp { hidden: 64 };
+    let trained = train(&esol(), &config(kind), &mut |p| epochs.push(p)).unwrap();
+    let report = &trained.report;
+    assert!(report.metrics.float < 1.0, "{:?}", report.metrics);
+    let change = report.metrics.twin / report.metrics.float - 1.0;
+    assert!(change.abs() < 0.03, "{:?}", report.metrics);
+    assert!(report.twin_mean_difference < 0.08, "{report:?}");
+    assert_eq!(report.outside_range, 0);
+    assert_eq!(epochs.len(), report.epochs_run);
+    assert!(epochs[epochs.len() - 1].train_loss < epochs[0].train_loss);
+
+    let steps = trained.bundle.manifest().graph.steps();
+    assert_eq!(
+        [steps[0].kind, steps[1].kind],
+        [StepKind::Static, StepKind::Lookup]
+    );
+    assert_eq!(
+        steps[0].ring,
+        RingName::N1024Q32,
+        "the wide step stays in the cheap ring"
+    );
+    assert_eq!([steps[0].output_bits, steps[1].output_bits], [6, 12]);
+}
+
+#[test]
+fn the_bundle_holds_the_integers_that_were_measured() {
+    let dataset = esol();
+    let trained = quiet(&dataset, &config(ModelKind::Mlp { hidden: 8 })).unwrap();
+    let bundle = Bundle::from_bytes(&trained.bundle.to_bytes()).unwrap();
+    let weights: Vec<StepWeights> = bundle
+        .blobs()
+        .iter()
+        .map(|blob| StepWeights::from_blob(blob).unwrap())
+        .collect();
+    assert!(weights == trained.weights);
+    for (spec, weights) in bundle.manifest().graph.steps().iter().zip(&weights) {
+        weights.matches(spec).unwrap();
+    }
+    let mut differences: Vec<f64> = trained
+        .held_out
+        .iter()
+        .map(|held| {
+            let row = dataset
+                .rows()
+                .iter()
+                .find(|row| row.line == held.line)
+                .unwrap();
+            assert_eq!((&row.smiles, row.target), (&held.smiles, held.measured));
+            let features = dataset.dense(row);
+            let value = predict_twin(bundle.manifest(), &weights, &features, nearest());
+            (value[0] - held.float_prediction).abs()
+        })
+        .collect();
+    differences.sort_by(f64::total_cmp);
+    assert!(differences[differences.len() / 2] < 0.1, "{differences:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_integers_again_and_another_seed_others() {
+    let dataset = esol();
+    let config = |seed| TrainConfig {
+        seed,
+        epochs: 3,
+        ..config(ModelKind::Mlp { hidden: 16 })
+    };
+    let [first, again, other] = [7, 7, 8].map(|seed| quiet(&dataset, &config(seed)).unwrap());
+    assert!(first.weights == again.weights);
+    assert_eq!(first.held_out, again.held_out);
+    assert!(first.weights != other.weights);
+    assert_ne!(
+        first.bundle.version(),
+        again.bundle.version(),
+        "the salt of the blobs is fresh, so that the digest hides the weights"
+    );
+}
+
+/// Class 1 are the molecules more soluble than the median.
+fn classes(text: &str) -> Vec<u8> {
+    let class = |line: &str| {
+        let (smiles, value) = line.split_once(',').unwrap();
+        format!(
+            "{smiles},{}\n",
+            u8::from(value.parse::<f64>().unwrap() > -2.9)
+        )
+    };
+    let rows: String = text.lines().skip(1).map(class).collect();
+    format!("smiles,target\n{rows}").into_bytes()
+}
+
+#[test]
+fn classes_are_learned_by_both_kinds() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv");
+    let csv = classes(&std::fs::read_to_string(path).unwrap());
+    let featuriser = Featuriser::EcfpBits {
+        version: 1,
+        radius: 2,
+        size: 1024,
+    };
+    let options = ReadOptions {
+        task: Task::Binary,
+        featuriser,
+        ..ReadOptions::default()
+    };
+    let dataset = Dataset::from_csv("classes.csv", &csv, &options).unwrap();
+    for kind in [ModelKind::Linear, ModelKind::Mlp { hidden: 16 }] {
+        let trained = quiet(&dataset, &config(kind)).unwrap();
+        let metrics = &trained.report.metrics;
+        assert_eq!(metrics.metric, "roc-auc");
+        assert!(metrics.float > 0.84, "{kind:?} {metrics:?}");
+        assert!(
+            (metrics.twin - metrics.float).abs() < 0.02,
+            "{kind:?} {metrics:?}"
+        );
+    }
+}
+
+fn table(rows: impl Iterator<Item = (String, String)>, task: Task) -> Dataset {
+    let rows: String = rows
+        .map(|(smiles, target)| format!("{smiles},{target}\n"))
+        .collect();
+    let options = ReadOptions {
+        task,
+        ..ReadOptions::default()
+    };
+    Dataset::from_csv(
+        "t.csv",
+        format!("smiles,target\n{rows}").as_bytes(),
+        &options,
+    )
+    .unwrap()
+}
+
+fn alkanes(count: usize, target: impl Fn(usize) -> String, task: Task) -> Dataset {
+    table((1..=count).map(|n| ("C".repeat(n), target(n))), task)
+}
+
+#[test]
+fn hopeless_data_is_refused_with_the_next_step() {
+    let message = |dataset: &Dataset| {
+        let error = quiet(dataset, &config(ModelKind::Linear))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("t.csv") && error.contains("; "), "{error}");
+        error
+    };
+    let constant = alkanes(30, |_| "4.5".into(), Task::Regression);
+    assert!(message(&constant).contains("has the target 4.5"));
+    let few = alkanes(5, |n| n.to_string(), Task::Regression);
+    assert!(message(&few).contains("has 5 usable rows, training needs at least 20"));
+    let one_class = alkanes(30, |n| u8::from(n > 2).to_string(), Task::Binary);
+    assert!(message(&one_class).contains("has 2 rows of class 0"));
+}
+
+#[test]
+fn tiny_and_degenerate_data_still_give_a_model() {
+    // the same molecule everywhere: nothing to tell the rows apart, yet no division by zero
+    let same = table(
+        (0..40).map(|n| ("CCO".to_owned(), n.to_string())),
+        Task::Regression,
+    );
+    let alkanes = alkanes(20, |n| n.to_string(), Task::Regression);
+    for dataset in [same, alkanes] {
+        for kind in [ModelKind::Linear, ModelKind::Mlp { hidden: 4 }] {
+            match quiet(&dataset, &config(kind)) {
+                Ok(trained) => {
+                    assert!(
+                        trained
+                            .held_out
+                            .iter()
+                            .all(|row| row.twin_prediction.is_finite())
+                    );
+                }
+                Err(NetsError::NoFeature { .. } | NetsError::TooFewRows { .. }) => {}
+                Err(other) => panic!("{kind:?}: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn impossible_settings_are_refused_before_training() {
+    let dataset = alkanes(30, |n| n.to_string(), Task::Regression);
+    let base = config(ModelKind::Linear);
+    for config in [
+        TrainConfig {
+            output_bits: 17,
+            ..base.clone()
+        },
+        TrainConfig {
+            activation_bits: 2,
+            ..base.clone()
+        },
+        TrainConfig {
+            test_fraction: 1.0,
+            ..base.clone()
+        },
+        TrainConfig {
+            test_fraction: f64::NAN,
+            ..base.clone()
+        },
+        TrainConfig {
+            learning_rate: f64::NAN,
+            ..base.clone()
+        },
+        TrainConfig {
+            kind: ModelKind::Mlp { hidden: 0 },
+            ..base.clone()
+        },
+    ] {
+        let error = quiet(&dataset, &config).unwrap_err();
+        assert!(matches!(error, NetsError::Config { .. }), "{error}");
+    }
+    let unnamed = TrainConfig {
+        name: "Not A Name".into(),
+        ..base
+    };
+    assert!(matches!(quiet(&dataset, &unnamed), Err(NetsError::Name(_))));
+}
+
+#[test]
+fn a_huge_learning_rate_is_named() {
+    let config = TrainConfig {
+        learning_rate: 1.0,
+        weight_decay: 0.0,
+        epochs: 5,
+        ..config(ModelKind::Mlp { hidden: 4 })
+    };
+    // it either diverges, and says so, or ends with finite numbers
+    match quiet(&esol(), &config) {
+        Ok(trained) => assert!(trained.report.twin_mean_difference < 1.0),
+        Err(error) => assert!(matches!(error, NetsError::Diverged { .. }), "{error}"),
+    }
+}
