@@ -14,6 +14,7 @@ mod ids;
 mod lifecycle;
 mod manifest;
 mod roles;
+mod signing;
 
 pub use bundle::{Bundle, BundleError};
 pub use error_id::ErrorId;
@@ -26,3 +27,4 @@ pub use manifest::{
     OutputScaling, Task,
 };
 pub use roles::{Action, Role, RoleSet, allowed};
+pub use signing::{SignatureError, sign_manifest, verify_manifest};

@@ -28,7 +28,8 @@ pub fn verify_manifest(
     let public_key: &[u8; 32] = public_key.try_into().map_err(|_| SignatureError)?;
     let key = VerifyingKey::from_bytes(public_key).map_err(|_| SignatureError)?;
     let signature = Signature::from_slice(signature).map_err(|_| SignatureError)?;
-    key.verify_strict(&message(manifest), &signature).map_err(|_| SignatureError)
+    key.verify_strict(&message(manifest), &signature)
+        .map_err(|_| SignatureError)
 }
 
 #[cfg(test)]
@@ -37,16 +38,31 @@ mod tests {
 
     #[test]
     fn only_the_signed_bytes_under_the_signing_key_verify() {
-        let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let (key, other) = (
+            SigningKey::from_bytes(&[1; 32]),
+            SigningKey::from_bytes(&[2; 32]),
+        );
         let signature = sign_manifest(&key, b"manifest");
         let public = key.verifying_key().to_bytes();
         assert_eq!(verify_manifest(&public, b"manifest", &signature), Ok(()));
-        assert_eq!(verify_manifest(&public, b"manifesT", &signature), Err(SignatureError));
+        assert_eq!(
+            verify_manifest(&public, b"manifesT", &signature),
+            Err(SignatureError)
+        );
         let other = other.verifying_key().to_bytes();
-        assert_eq!(verify_manifest(&other, b"manifest", &signature), Err(SignatureError));
-        assert_eq!(verify_manifest(&public, b"manifest", &signature[1..]), Err(SignatureError));
+        assert_eq!(
+            verify_manifest(&other, b"manifest", &signature),
+            Err(SignatureError)
+        );
+        assert_eq!(
+            verify_manifest(&public, b"manifest", &signature[1..]),
+            Err(SignatureError)
+        );
         // a signature over the bytes without the context is for something else
         let bare = key.sign(b"manifest").to_bytes();
-        assert_eq!(verify_manifest(&public, b"manifest", &bare), Err(SignatureError));
+        assert_eq!(
+            verify_manifest(&public, b"manifest", &bare),
+            Err(SignatureError)
+        );
     }
 }

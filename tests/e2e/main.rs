@@ -1,1 +1,10 @@
-//! End to end.
+//! End to end: real processes, real PostgreSQL, real TLS, on loopback.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod architecture;
+mod deploy;
+mod faults;
+mod platform;
+mod privacy;
+mod workflow;

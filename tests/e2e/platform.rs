@@ -1,0 +1,240 @@
+//! A platform of real processes: registry, gateway and workers, each `chemxor ROLE --config …`,
+//! over a private PostgreSQL. Everything is killed and removed when the test ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use chemxor_runtime::pki::{DevAuthority, Subject};
+use chemxor_runtime::postgres::{Durability, LocalCluster};
+
+/// A running service; killed when dropped.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) address: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Service {
+    /// kill -9, and wait until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Waits for a condition with a deadline; panics with `what` when it passes.
+pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Everything that one test runs.
+pub(crate) struct Platform {
+    pub(crate) gateway: Option<Service>,
+    pub(crate) workers: Vec<Option<Service>>,
+    pub(crate) registry: Option<Service>,
+    pub(crate) cluster: LocalCluster,
+    authority: DevAuthority,
+    folder: tempfile::TempDir,
+}
+
+impl Platform {
+    /// Starts PostgreSQL, a registry, a gateway and `workers` workers, and makes tokens.
+    pub(crate) fn start(workers: usize) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::Builder::new().prefix("cxe2e").tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(folder.path().join("local")).unwrap();
+        let cluster = LocalCluster::start(&folder.path().join("pg"), Durability::None).unwrap();
+        let authority = DevAuthority::create_or_load(&folder.path().join("local")).unwrap();
+        let mut platform = Self {
+            gateway: None,
+            workers: (0..workers).map(|_| None).collect(),
+            registry: None,
+            cluster,
+            authority,
+            folder,
+        };
+        platform.start_registry();
+        platform.start_gateway();
+        for number in 0..workers {
+            platform.start_worker(number);
+        }
+        platform.make_profile();
+        platform
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn local(&self) -> PathBuf {
+        self.path("local")
+    }
+
+    fn tls(&self, subject: &Subject, name: &str) -> String {
+        let files = self.authority.issue_to(subject, &self.local(), name).unwrap();
+        format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key)
+    }
+
+    fn spawn(&self, role: &str, name: &str, config: &str) -> Service {
+        let config_path = self.path(&format!("{name}.toml"));
+        std::fs::write(&config_path, config).unwrap();
+        let ready = self.path(&format!("{name}.ready"));
+        let _ = std::fs::remove_file(&ready);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("{name}.log")))
+            .unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_chemxor"))
+            .arg(role)
+            .args([Path::new("--config"), &config_path, Path::new("--ready-file"), &ready])
+            .env("CHEMXOR_LOG", "debug,h2=info,hyper=info,tower=info,sqlx=info")
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let address = wait_until("a service", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{name} ended with {status}: {}", self.log(name));
+            }
+            std::fs::read_to_string(&ready).ok()
+        });
+        Service { child, address: address.replace("127.0.0.1", "localhost") }
+    }
+
+    pub(crate) fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    pub(crate) fn start_registry(&mut self) {
+        let listen = self.registry.as_ref().map_or("127.0.0.1:0".to_owned(), |s| s.address.clone());
+        let config = format!(
+            "listen = {listen:?}\ndatabase_url = {:?}\n{}",
+            self.cluster.url("postgres"),
+            self.tls(&Subject::Registry, "registry")
+        );
+        self.registry = Some(self.spawn("registry", "registry", &config));
+    }
+
+    fn registry_address(&self) -> &str {
+        &self.registry.as_ref().unwrap().address
+    }
+
+    pub(crate) fn start_gateway(&mut self) {
+        let config = format!(
+            "listen = \"127.0.0.1:0\"\nregistry = {:?}\n{}",
+            self.registry_address(),
+            self.tls(&Subject::Gateway, "gateway")
+        );
+        self.gateway = Some(self.spawn("gateway", "gateway", &config));
+    }
+
+    /// Starts worker `number`, or starts it again with the key and address that it had.
+    pub(crate) fn start_worker(&mut self, number: usize) {
+        let name = format!("worker-{}", number + 1);
+        let known = std::fs::read_to_string(self.path(&format!("{name}.ready")));
+        let listen = known.unwrap_or_else(|_| "127.0.0.1:0".to_owned());
+        let config = format!(
+            "name = {name:?}\nlisten = {listen:?}\nregistry = {:?}\nsealing_key = {:?}\n{}",
+            self.registry_address(),
+            self.path(&format!("{name}.sealing-key")),
+            self.tls(&Subject::Worker(name.parse().unwrap()), &name)
+        );
+        self.workers[number] = Some(self.spawn("worker", &name, &config));
+    }
+
+    /// Tokens straight from the store, as `chemxor up` makes them, and the client's profile.
+    fn make_profile(&self) {
+        use chemxor_core::{Role, RoleSet};
+        let files = self
+            .authority
+            .issue_to(&Subject::Client("lab".parse().unwrap()), &self.local(), "client")
+            .unwrap();
+        let mut profile = format!(
+            "registry = {:?}\ngateway = {:?}\nca = {:?}\ncert = {:?}\nkey = {:?}\n[tokens]\n",
+            self.registry_address(),
+            self.gateway.as_ref().unwrap().address,
+            files.ca,
+            files.cert,
+            files.key
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let url = self.cluster.url("postgres");
+            let store = chemxor_registry::store::Store::connect(&url).await.unwrap();
+            for role in Role::ALL.into_iter().filter(|role| role.is_token_role()) {
+                let life = Duration::from_secs(3600);
+                let roles = RoleSet::new([role]);
+                let subject = format!("{role}@test");
+                let token = store.create_token("test", &subject, &roles, life).await.unwrap();
+                let secret = token.secret;
+                let path = self.local().join(format!("{role}.token"));
+                chemxor_client::files::create_secret(&path, secret.as_bytes()).unwrap();
+                profile.push_str(&format!("{role} = {path:?}\n"));
+            }
+            store.close().await;
+        });
+        std::fs::write(self.local().join("profile.toml"), profile).unwrap();
+    }
+
+    /// Runs the command with this platform's home.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chemxor"));
+        command.args(arguments).env("CHEMXOR_HOME", self.folder.path());
+        command.env_remove("CHEMXOR_PROFILE").stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs the command, expects success, and reads its JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(&[arguments, &["--format", "json"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs the command, expects failure, and gives what it says.
+    pub(crate) fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "{arguments:?} should fail");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Trains a small model on the repository's data, publishes it and, if asked, approves it.
+    pub(crate) fn publish(&self, name: &str, approve: bool) -> String {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv");
+        let bundle = self.path(&format!("{name}.cxb")).display().to_string();
+        let holdout = self.path("holdout.csv").display().to_string();
+        let train = ["train", "--input", data, "--name", name, "--epochs", "8", "--output", &bundle];
+        self.json(&[&train[..], &["--holdout", &holdout]].concat());
+        if !self.path("keys/publisher.key").exists() {
+            self.json(&["keys", "new", "--publisher"]);
+            self.json(&["keys", "new"]);
+        }
+        let published = self.json(&["publish", &bundle]);
+        assert_eq!(published["state"], "submitted");
+        if approve {
+            self.json(&["approve", name]);
+        }
+        published["version"].as_str().unwrap().to_owned()
+    }
+}
