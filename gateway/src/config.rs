@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chemxor_proto::MAX_STEP_BYTES;
 use chemxor_runtime::tls::TlsFiles;
 use serde::Deserialize;
+
+use crate::GatewayError;
 
 /// What a gateway needs to know; the keys of its configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,78 +24,155 @@ pub struct GatewayConfig {
     pub limits: Limits,
 }
 
-/// Bounds on what one session may use.
+/// Bounds on what sessions may use, and how long anybody is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Steps of one session under evaluation at the same time.
+    /// Sessions open at the same time.
+    pub sessions: usize,
+    /// Queries of one session that run at the same time; one more is refused.
+    pub queries_in_flight: usize,
+    /// Steps of one session under evaluation at the same time; one more waits, and the client with it.
     pub steps_in_flight: usize,
+    /// Ranges of used query numbers that a session remembers; counting upwards takes one.
+    pub query_ranges: usize,
     /// Incomplete messages of one session.
     pub partial_messages: usize,
-    /// Bytes of incomplete messages of one session.
+    /// Bytes of incomplete messages of one session; also of those from one of its workers.
     pub partial_bytes: usize,
-    /// Queries of one session.
-    pub queries: usize,
+    /// Bytes of complete messages of one session on their way, in each direction; more wait.
+    pub message_bytes: usize,
     /// Attempts to evaluate one step, the first included.
     pub attempts: u32,
-    /// Seconds that one attempt may take.
-    pub step_timeout_s: u64,
-    /// Seconds without a frame after which a session ends.
-    pub idle_timeout_s: u64,
-    /// Seconds that a call to the registry may take.
-    pub registry_timeout_s: u64,
-    /// Milliseconds for which an authorisation is trusted.
+    /// Milliseconds that a step may take, all attempts together, and that a client may take to
+    /// read a frame.
+    pub step_timeout_ms: u64,
+    /// Milliseconds after which a step is given to another replica, where there is one.
+    pub attempt_timeout_ms: u64,
+    /// Milliseconds without a frame of the client after which a session ends. A query that waits
+    /// as long for its client makes room for a new one.
+    pub idle_timeout_ms: u64,
+    /// Milliseconds that a call to the registry may take, and a client to open its session.
+    pub registry_timeout_ms: u64,
+    /// Milliseconds for which what the registry said of a session is trusted.
     pub recheck_ms: u64,
+    /// Milliseconds for which it is trusted while the registry does not answer.
+    pub registry_grace_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            sessions: 1024,
+            queries_in_flight: 64,
             steps_in_flight: 64,
-            partial_messages: 256,
+            query_ranges: 4096,
+            partial_messages: 128,
             partial_bytes: 128 << 20,
-            queries: 1_000_000,
+            message_bytes: 128 << 20,
             attempts: 3,
-            step_timeout_s: 30,
-            idle_timeout_s: 300,
-            registry_timeout_s: 5,
-            recheck_ms: 1000,
+            step_timeout_ms: 30_000,
+            attempt_timeout_ms: 12_000,
+            idle_timeout_ms: 300_000,
+            registry_timeout_ms: 5_000,
+            recheck_ms: 1_000,
+            registry_grace_ms: 60_000,
         }
     }
 }
 
 impl Limits {
+    /// Refuses limits under which nothing could work.
+    pub(crate) fn check(&self) -> Result<(), GatewayError> {
+        let refuse = |key, reason: &'static str| Err(GatewayError::Limit { key, reason });
+        for (key, value) in [
+            ("sessions", self.sessions),
+            ("queries_in_flight", self.queries_in_flight),
+            ("steps_in_flight", self.steps_in_flight),
+            ("query_ranges", self.query_ranges),
+            ("partial_messages", self.partial_messages),
+            ("attempts", self.attempts as usize),
+            ("step_timeout_ms", self.step_timeout_ms as usize),
+            ("attempt_timeout_ms", self.attempt_timeout_ms as usize),
+            ("idle_timeout_ms", self.idle_timeout_ms as usize),
+            ("registry_timeout_ms", self.registry_timeout_ms as usize),
+        ] {
+            if value == 0 {
+                return refuse(key, "must be at least 1");
+            }
+            if value > u32::MAX as usize {
+                return refuse(key, "must be less than 2^32");
+            }
+        }
+        for (key, value) in [
+            ("partial_bytes", self.partial_bytes),
+            ("message_bytes", self.message_bytes),
+        ] {
+            if value < MAX_STEP_BYTES {
+                return refuse(key, "must hold one step message, 64 MiB");
+            }
+            if value > u32::MAX as usize {
+                return refuse(key, "must be less than 2^32");
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn step_timeout(&self) -> Duration {
-        Duration::from_secs(self.step_timeout_s)
+        Duration::from_millis(self.step_timeout_ms)
+    }
+
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        Duration::from_millis(self.attempt_timeout_ms)
     }
 
     pub(crate) fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(self.idle_timeout_s)
+        Duration::from_millis(self.idle_timeout_ms)
     }
 
     pub(crate) fn registry_timeout(&self) -> Duration {
-        Duration::from_secs(self.registry_timeout_s)
+        Duration::from_millis(self.registry_timeout_ms)
     }
 
     pub(crate) fn recheck(&self) -> Duration {
         Duration::from_millis(self.recheck_ms)
     }
+
+    pub(crate) fn registry_grace(&self) -> Duration {
+        Duration::from_millis(self.registry_grace_ms)
+    }
 }
 
-/// Why a gateway does not run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GatewayError {
-    /// The address.
-    #[error("cannot listen: {0}; choose another `listen` address")]
-    Listen(std::io::Error),
-    /// Certificates, or the shared server.
-    #[error(transparent)]
-    Runtime(#[from] chemxor_runtime::RuntimeError),
-    /// The transport.
-    #[error(transparent)]
-    Transport(#[from] tonic::transport::Error),
-    /// A task ended badly.
-    #[error("a task of the gateway ended: {0}")]
-    Task(String),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_defaults_and_unknown_keys_are_refused() {
+        let text = r#"{"listen":"127.0.0.1:0","registry":"localhost:1",
+            "tls":{"ca":"a","cert":"b","key":"c"},"limits":{"attempts":2}}"#;
+        let config: GatewayConfig = serde_json::from_str(text).unwrap();
+        let expected = Limits {
+            attempts: 2,
+            ..Limits::default()
+        };
+        assert_eq!(config.limits, expected);
+        assert!(serde_json::from_str::<Limits>(r#"{"atempts":2}"#).is_err());
+    }
+
+    #[test]
+    fn limits_that_cannot_work_are_refused_by_name() {
+        assert!(Limits::default().check().is_ok());
+        let none = Limits {
+            steps_in_flight: 0,
+            ..Limits::default()
+        };
+        let message = none.check().unwrap_err().to_string();
+        assert!(message.contains("limits.steps_in_flight"), "{message}");
+        let small = Limits {
+            message_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        assert!(small.check().is_err());
+    }
 }

@@ -1,35 +1,46 @@
 //! The gateway: one bidirectional stream for each client session, one stream for each worker of
 //! that session, and between them every step of every query.
 //!
-//! Invariants: it holds no key and reads no ciphertext; each step of a query is evaluated at most
-//! once with success ([`ledger`]); sealed state never goes to a client; every queue, message and
-//! wait has a bound.
+//! Invariants: it holds no key and reads no ciphertext; each step of a query is answered at most
+//! once; sealed state never goes to a client; every queue, message and wait has a bound. It keeps
+//! nothing between sessions, so replicas of it need not know each other.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod authorise;
 mod config;
-pub mod ledger;
+mod error;
+mod failure;
+mod inbox;
 mod link;
 mod pool;
 mod service;
 mod session;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::query_server::QueryServer;
 use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
 use chemxor_runtime::{serve, tls};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-pub use config::{GatewayConfig, GatewayError, Limits};
+pub use config::{GatewayConfig, Limits};
+pub use error::GatewayError;
 use service::QueryService;
 
+/// How often a silent client is asked whether it is still there, and how long it may take.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
 /// A gateway that is up.
+#[derive(Debug)]
 pub struct RunningGateway {
     addr: SocketAddr,
+    sessions: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<Result<(), GatewayError>>,
 }
 
@@ -39,9 +50,15 @@ impl RunningGateway {
         self.addr
     }
 
+    /// How many sessions are open, as it changes.
+    pub fn sessions(&self) -> watch::Receiver<usize> {
+        self.sessions.clone()
+    }
+
     /// Waits until it has shut down.
     pub async fn wait(self) -> Result<(), GatewayError> {
-        self.task.await.map_err(|error| GatewayError::Task(error.to_string()))?
+        let ended = self.task.await;
+        ended.map_err(|error| GatewayError::Task(error.to_string()))?
     }
 }
 
@@ -50,18 +67,33 @@ pub async fn start(
     config: GatewayConfig,
     stop: CancellationToken,
 ) -> Result<RunningGateway, GatewayError> {
-    let listener = TcpListener::bind(config.listen).await.map_err(GatewayError::Listen)?;
-    let addr = listener.local_addr().map_err(GatewayError::Listen)?;
+    config.limits.check()?;
+    let refuse = |reason| GatewayError::Listen {
+        address: config.listen,
+        reason,
+    };
+    let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
+    let addr = listener.local_addr().map_err(refuse)?;
     let registry = ControlClient::new(tls::connect_lazy(&config.registry, &config.tls)?)
         .max_decoding_message_size(MAX_MANIFEST_BYTES + MAX_MESSAGE_BYTES);
     let server_tls = tls::server_tls(&config.tls)?;
     let service = QueryService::new(config, registry, stop.clone());
-    let router = Server::builder().tls_config(server_tls)?.add_service(
-        QueryServer::new(service)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES),
-    );
+    let sessions = service.sessions();
+    let (interval, timeout) = KEEPALIVE;
+    let router = Server::builder()
+        .tls_config(server_tls)?
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .add_service(
+            QueryServer::new(service)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        );
     tracing::info!(%addr, "gateway listens");
     let task = tokio::spawn(async move { Ok(serve::run(router, listener, stop).await?) });
-    Ok(RunningGateway { addr, task })
+    Ok(RunningGateway {
+        addr,
+        sessions,
+        task,
+    })
 }

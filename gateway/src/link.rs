@@ -1,69 +1,66 @@
 //! One stream from a client session to one worker: opened once with the public keys, then many
 //! steps side by side. A reader hands replies to the waiting steps; when the stream breaks, every
 //! waiting step hears it.
+//!
+//! Invariant: a reply is handed over whole or not at all, and only to the step that asked.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chemxor_core::{ErrorId, Reassembler};
 use chemxor_proto::v1::partition_client::PartitionClient;
-use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SEALED_STATE_BYTES, MAX_STEP_BYTES, v1};
-use chemxor_runtime::status::error_id;
-use tokio::sync::{mpsc, oneshot};
+use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SEALED_STATE_BYTES, v1};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
+use v1::{worker_reply, worker_request};
 
-use crate::pool::Worker;
+use crate::failure::Failure;
+use crate::inbox::{At, Inbox};
 
+/// Frames waiting for the worker to read them.
 const QUEUE: usize = 16;
 
 /// What a step gave.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) message: Bytes,
+    /// Opaque; for the next step only, never for the client.
     pub(crate) sealed_state: Bytes,
+    /// Its share of the session's memory, given back when dropped.
+    _memory: OwnedSemaphorePermit,
 }
 
-/// Why a step gave nothing.
+/// Memory that the replies of a session may take.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    pub(crate) id: ErrorId,
-    pub(crate) message: String,
-    /// Whether another replica, or the same later, may succeed.
-    pub(crate) retryable: bool,
-}
-
-impl Failure {
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { id: ErrorId::WorkerUnavailable, message: message.into(), retryable: true }
-    }
-
-    fn from_status(status: &tonic::Status) -> Self {
-        match error_id(status) {
-            Some(id) => Self {
-                id,
-                message: status.message().to_owned(),
-                // a worker that does not hold the version yet is not the only one
-                retryable: id.is_retryable() || id == ErrorId::ModelUnknown,
-            },
-            None => Self::unavailable("the worker cannot be reached"),
-        }
-    }
+pub(crate) struct ReplyBounds {
+    /// Incomplete replies of one link.
+    pub(crate) partial_messages: usize,
+    /// Their bytes.
+    pub(crate) partial_bytes: usize,
+    /// Bytes of complete replies of the session that the client has not read yet.
+    pub(crate) complete: Arc<Semaphore>,
 }
 
 type Waiter = oneshot::Sender<Result<Reply, Failure>>;
 
 #[derive(Default)]
 struct Waiting {
-    steps: HashMap<(u64, u32), Waiter>,
+    steps: HashMap<At, Waiter>,
     broken: Option<Failure>,
+}
+
+type Shared = Arc<Mutex<Waiting>>;
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An open stream to a worker.
 pub(crate) struct Link {
     requests: mpsc::Sender<v1::WorkerRequest>,
-    waiting: Arc<Mutex<Waiting>>,
+    waiting: Shared,
     reader: tokio::task::JoinHandle<()>,
 }
 
@@ -73,29 +70,43 @@ impl Drop for Link {
     }
 }
 
-fn lock(waiting: &Mutex<Waiting>) -> std::sync::MutexGuard<'_, Waiting> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Link {
     /// Opens the stream and sends the public keys.
-    pub(crate) async fn open(worker: &Worker, open: v1::OpenEvaluation) -> Result<Self, Failure> {
+    pub(crate) async fn open(
+        channel: Channel,
+        open: v1::OpenEvaluation,
+        bounds: ReplyBounds,
+    ) -> Result<Self, Failure> {
+        let broke = |status: tonic::Status| Failure::from_status(&status);
         let (requests, receiver) = mpsc::channel(QUEUE);
-        let first = v1::WorkerRequest { kind: Some(v1::worker_request::Kind::Open(open)) };
+        let kind = Some(worker_request::Kind::Open(open));
         // the channel is new and empty
-        let _ = requests.try_send(first);
-        let mut client = PartitionClient::new(worker.channel.clone())
-            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
-        let stream = client.serve(ReceiverStream::new(receiver)).await;
-        let mut stream = stream.map_err(|status| Failure::from_status(&status))?.into_inner();
-        let opened = stream.message().await.map_err(|status| Failure::from_status(&status))?;
-        if !matches!(opened.and_then(|reply| reply.kind), Some(v1::worker_reply::Kind::Opened(_))) {
+        let _ = requests.try_send(v1::WorkerRequest { kind });
+        // a frame, and in the first one of a message the sealed state
+        let limit = MAX_MESSAGE_BYTES + MAX_SEALED_STATE_BYTES;
+        let mut client = PartitionClient::new(channel)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit);
+        let replies = client.serve(ReceiverStream::new(receiver)).await;
+        let mut replies = replies.map_err(broke)?.into_inner();
+        let opened = replies.message().await.map_err(broke)?;
+        let opened = opened.and_then(|reply| reply.kind);
+        if !matches!(opened, Some(worker_reply::Kind::Opened(_))) {
             return Err(Failure::unavailable("the worker did not open the stream"));
         }
-        let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let reader = tokio::spawn(read(stream, waiting.clone()));
-        Ok(Self { requests, waiting, reader })
+        let waiting = Shared::default();
+        let reader = Reader {
+            inbox: Inbox::new(bounds.partial_messages, bounds.partial_bytes),
+            sealed: HashMap::new(),
+            complete: bounds.complete,
+            waiting: waiting.clone(),
+        };
+        let reader = tokio::spawn(reader.run(replies));
+        Ok(Self {
+            requests,
+            waiting,
+            reader,
+        })
     }
 
     /// Whether the stream has broken; a new link is needed then.
@@ -103,14 +114,14 @@ impl Link {
         lock(&self.waiting).broken.is_some()
     }
 
-    /// Evaluates one step.
+    /// Evaluates one step. Dropping the future gives the reply up.
     pub(crate) async fn evaluate(
         &self,
-        query: u64,
-        step: u32,
+        (query, step): At,
         message: &Bytes,
-        sealed_state: Bytes,
+        sealed_state: &Bytes,
     ) -> Result<Reply, Failure> {
+        let broke = || Failure::unavailable("the stream to the worker broke");
         let (sender, receiver) = oneshot::channel();
         {
             let mut waiting = lock(&self.waiting);
@@ -119,8 +130,11 @@ impl Link {
             }
             waiting.steps.insert((query, step), sender);
         }
-        let _registered = Registered { waiting: self.waiting.clone(), at: (query, step) };
-        let mut sealed_state = sealed_state;
+        let _registered = Registered {
+            waiting: &self.waiting,
+            at: (query, step),
+        };
+        let mut sealed_state = sealed_state.clone();
         for start in (0..message.len()).step_by(MAX_FRAME_BYTES) {
             let chunk = v1::EvaluationChunk {
                 query,
@@ -129,92 +143,117 @@ impl Link {
                 payload: message.slice(start..message.len().min(start + MAX_FRAME_BYTES)),
                 sealed_state: std::mem::take(&mut sealed_state),
             };
-            let request = v1::WorkerRequest { kind: Some(v1::worker_request::Kind::Step(chunk)) };
-            if self.requests.send(request).await.is_err() {
-                return Err(Failure::unavailable("the stream to the worker broke"));
-            }
+            let kind = Some(worker_request::Kind::Step(chunk));
+            let sent = self.requests.send(v1::WorkerRequest { kind }).await;
+            sent.map_err(|_| broke())?;
         }
-        let broke = || Failure::unavailable("the stream to the worker broke");
         receiver.await.map_err(|_| broke())?
     }
 }
 
 /// Takes a step out of the map however its future ends.
-struct Registered {
-    waiting: Arc<Mutex<Waiting>>,
-    at: (u64, u32),
+struct Registered<'a> {
+    waiting: &'a Mutex<Waiting>,
+    at: At,
 }
 
-impl Drop for Registered {
+impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        lock(&self.waiting).steps.remove(&self.at);
+        lock(self.waiting).steps.remove(&self.at);
     }
 }
 
-async fn read(mut stream: Streaming<v1::WorkerReply>, waiting: Arc<Mutex<Waiting>>) {
-    let broken = match read_all(&mut stream, &waiting).await {
-        Ok(()) => Failure::unavailable("the worker ended the stream"),
-        Err(failure) => failure,
-    };
-    let mut waiting = lock(&waiting);
-    for (_, waiter) in waiting.steps.drain() {
-        // a step whose future is gone needs no answer
-        let _ = waiter.send(Err(broken.clone()));
-    }
-    waiting.broken = Some(broken);
+struct Reader {
+    inbox: Inbox,
+    sealed: HashMap<At, Bytes>,
+    complete: Arc<Semaphore>,
+    waiting: Shared,
 }
 
-#[derive(Default)]
-struct Partial {
-    frames: Reassembler,
-    sealed_state: Bytes,
-}
-
-async fn read_all(
-    stream: &mut Streaming<v1::WorkerReply>,
-    waiting: &Mutex<Waiting>,
-) -> Result<(), Failure> {
-    let mut partial: HashMap<(u64, u32), Partial> = HashMap::new();
-    loop {
-        let next = stream.message().await.map_err(|status| Failure::from_status(&status))?;
-        let Some(reply) = next else { return Ok(()) };
-        let (at, outcome) = match reply.kind {
-            Some(v1::worker_reply::Kind::Step(chunk)) => {
-                let at = (chunk.query, chunk.step);
-                if !lock(waiting).steps.contains_key(&at) {
-                    // nobody waits any more, or a worker that answers what nobody asked
-                    partial.remove(&at);
-                    continue;
-                }
-                let slot = partial.entry(at).or_default();
-                if chunk.sealed_state.len() > MAX_SEALED_STATE_BYTES {
-                    return Err(Failure::unavailable("the worker sent a malformed reply"));
-                }
-                if !chunk.sealed_state.is_empty() {
-                    slot.sealed_state = chunk.sealed_state;
-                }
-                let total = chunk.total_bytes as usize;
-                match slot.frames.push(total, &chunk.payload, MAX_STEP_BYTES) {
-                    Ok(None) => continue,
-                    Ok(Some(message)) => {
-                        let sealed_state =
-                            partial.remove(&at).map(|slot| slot.sealed_state).unwrap_or_default();
-                        (at, Ok(Reply { message: message.into(), sealed_state }))
+impl Reader {
+    async fn run(mut self, mut replies: Streaming<v1::WorkerReply>) {
+        let broken = loop {
+            match replies.message().await {
+                Ok(Some(reply)) => {
+                    if let Err(failure) = self.take(reply).await {
+                        break failure;
                     }
-                    Err(_) => return Err(Failure::unavailable("the worker sent a malformed reply")),
+                }
+                Ok(None) => break Failure::unavailable("the worker ended the stream"),
+                Err(status) => break Failure::from_status(&status),
+            }
+        };
+        let mut waiting = lock(&self.waiting);
+        for (_, waiter) in waiting.steps.drain() {
+            // a step whose future is gone needs no answer
+            let _ = waiter.send(Err(broken.clone()));
+        }
+        waiting.broken = Some(broken);
+    }
+
+    async fn take(&mut self, reply: v1::WorkerReply) -> Result<(), Failure> {
+        match reply.kind {
+            Some(worker_reply::Kind::Step(chunk)) => {
+                let at = (chunk.query, chunk.step);
+                if let Some(reply) = self.assemble(chunk).await? {
+                    self.hand_over(at, Ok(reply));
                 }
             }
-            Some(v1::worker_reply::Kind::Failed(failed)) => {
-                let id = failed.error_id.parse().unwrap_or(ErrorId::Internal);
-                let failure = Failure { id, message: failed.message, retryable: failed.retryable };
-                ((failed.query, failed.step), Err(failure))
+            Some(worker_reply::Kind::Failed(failed)) => {
+                let at = (failed.query, failed.step);
+                self.forget(at);
+                self.hand_over(at, Err(Failure::from_worker(&failed)));
             }
-            _ => continue,
+            _ => return Err(malformed()),
+        }
+        Ok(())
+    }
+
+    async fn assemble(&mut self, chunk: v1::EvaluationChunk) -> Result<Option<Reply>, Failure> {
+        let at = (chunk.query, chunk.step);
+        if !lock(&self.waiting).steps.contains_key(&at) {
+            // nobody waits any more, or the worker answers what nobody asked
+            self.forget(at);
+            return Ok(None);
+        }
+        if !chunk.sealed_state.is_empty() {
+            if self.inbox.has_begun(at) || chunk.sealed_state.len() > MAX_SEALED_STATE_BYTES {
+                return Err(malformed());
+            }
+            self.sealed.insert(at, chunk.sealed_state);
+        }
+        let pushed = self.inbox.push(at, chunk.total_bytes, &chunk.payload);
+        let Some(message) = pushed.map_err(|_| malformed())? else {
+            return Ok(None);
         };
-        let waiter = lock(waiting).steps.remove(&at);
+        let sealed_state = self.sealed.remove(&at).unwrap_or_default();
+        // waiting here stops reading, and so the worker, until the client has read
+        let memory = self
+            .complete
+            .clone()
+            .acquire_many_owned(message.len() as u32);
+        let memory = memory.await.map_err(|_| malformed())?;
+        Ok(Some(Reply {
+            message,
+            sealed_state,
+            _memory: memory,
+        }))
+    }
+
+    fn forget(&mut self, at: At) {
+        self.inbox.forget(at);
+        self.sealed.remove(&at);
+    }
+
+    fn hand_over(&self, at: At, outcome: Result<Reply, Failure>) {
+        let waiter = lock(&self.waiting).steps.remove(&at);
         if let Some(waiter) = waiter {
             // a step whose future is gone needs no answer
             let _ = waiter.send(outcome);
         }
     }
+}
+
+fn malformed() -> Failure {
+    Failure::unavailable("the worker sent a malformed reply")
 }

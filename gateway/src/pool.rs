@@ -1,72 +1,238 @@
-//! Workers of a version and how busy each is: power of two choices on steps in flight.
+//! The workers of the platform as the gateway knows them, and which one to ask: power of two
+//! choices on steps in flight, without those that failed a moment ago.
+//!
+//! Workers are shared by all sessions. One that has moved is reached at its new endpoint by running
+//! sessions too, as soon as any new session has learned of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chemxor_proto::v1;
+use chemxor_runtime::RuntimeError;
 use chemxor_runtime::tls::{self, TlsFiles};
 use tonic::transport::Channel;
 
+/// How long a worker that failed is passed over while there are others.
+const SUSPICION: Duration = Duration::from_secs(3);
+
 /// One worker, shared by all sessions.
+#[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) name: String,
-    pub(crate) channel: Channel,
+    name: String,
+    address: Mutex<(String, Channel)>,
     in_flight: AtomicUsize,
+    born: Instant,
+    /// Milliseconds since `born`.
+    suspect_until: AtomicU64,
 }
 
 /// Counts one step as in flight until dropped.
-pub(crate) struct InFlight(Arc<Worker>);
+pub(crate) struct InFlight<'a>(&'a AtomicUsize);
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Worker {
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+    fn new(name: &str, endpoint: &str, channel: Channel) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: Mutex::new((endpoint.to_owned(), channel)),
+            in_flight: AtomicUsize::new(0),
+            born: Instant::now(),
+            suspect_until: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The channel to where the worker is now; it connects again by itself after a break.
+    pub(crate) fn channel(&self) -> Channel {
+        self.address().1.clone()
+    }
+
+    fn address(&self) -> MutexGuard<'_, (String, Channel)> {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight(&self.in_flight)
+    }
+
+    fn age_ms(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+
+    /// Passes the worker over for a while, where there are others.
+    pub(crate) fn suspect(&self) {
+        let until = self.age_ms() + SUSPICION.as_millis() as u64;
+        self.suspect_until.store(until, Ordering::Relaxed);
+    }
+
+    /// The worker has answered.
+    pub(crate) fn trust(&self) {
+        self.suspect_until.store(0, Ordering::Relaxed);
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.age_ms() < self.suspect_until.load(Ordering::Relaxed)
     }
 }
 
-/// Channels to workers, by name and endpoint; a channel connects again by itself after a break.
+/// All workers, by name.
 pub(crate) struct Pool {
     tls: TlsFiles,
-    workers: Mutex<HashMap<(String, String), Arc<Worker>>>,
+    workers: Mutex<HashMap<String, Arc<Worker>>>,
 }
 
 impl Pool {
     pub(crate) fn new(tls: TlsFiles) -> Self {
-        Self { tls, workers: Mutex::default() }
+        Self {
+            tls,
+            workers: Mutex::default(),
+        }
     }
 
-    /// The worker that registered this name and endpoint.
-    pub(crate) fn get(&self, worker: &v1::Worker) -> Result<Arc<Worker>, chemxor_runtime::RuntimeError> {
-        let key = (worker.name.clone(), worker.endpoint.clone());
+    /// The worker of this name, from now on at this endpoint.
+    pub(crate) fn learn(&self, worker: &v1::Worker) -> Result<Arc<Worker>, RuntimeError> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = workers.get(&key) {
+        if let Some(known) = workers.get(&worker.name) {
+            let mut address = known.address();
+            if address.0 != worker.endpoint {
+                let channel = tls::connect_lazy(&worker.endpoint, &self.tls)?;
+                *address = (worker.endpoint.clone(), channel);
+                known.trust();
+            }
+            drop(address);
             return Ok(known.clone());
         }
         let channel = tls::connect_lazy(&worker.endpoint, &self.tls)?;
-        let made =
-            Arc::new(Worker { name: worker.name.clone(), channel, in_flight: AtomicUsize::new(0) });
-        // an older endpoint of the same worker serves nobody any more
-        workers.retain(|(name, _), _| *name != worker.name);
-        workers.insert(key, made.clone());
+        let made = Arc::new(Worker::new(&worker.name, &worker.endpoint, channel));
+        workers.insert(worker.name.clone(), made.clone());
         Ok(made)
     }
 }
 
-/// The less busy of two workers taken at random, without those that failed already (unless all
-/// did, then any).
-pub(crate) fn choose(candidates: &[Arc<Worker>], failed: &[String], random: u32) -> Option<Arc<Worker>> {
-    let fresh: Vec<&Arc<Worker>> =
-        candidates.iter().filter(|worker| !failed.contains(&worker.name)).collect();
-    let from = if fresh.is_empty() { candidates.iter().collect() } else { fresh };
-    let first = from.get(random as usize % from.len().max(1))?;
-    let second = from[(random >> 16) as usize % from.len()];
-    let load = |worker: &Arc<Worker>| worker.in_flight.load(Ordering::Relaxed);
-    Some(if load(second) < load(first) { second.clone() } else { (*first).clone() })
+/// Which workers have been tried for a step.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    /// Failed; asked again when nobody else is left.
+    failed: Vec<String>,
+    /// Never answered; may still be evaluating, so not asked again.
+    silent: Vec<String>,
+}
+
+impl Tried {
+    pub(crate) fn failed(&mut self, worker: &Worker) {
+        self.failed.push(worker.name.clone());
+    }
+
+    pub(crate) fn silent(&mut self, worker: &Worker) {
+        self.silent.push(worker.name.clone());
+    }
+
+    /// Whether this worker was asked before.
+    pub(crate) fn contains(&self, worker: &Worker) -> bool {
+        self.failed.contains(&worker.name) || self.silent.contains(&worker.name)
+    }
+}
+
+/// The less busy of two workers taken at random from the best there are: not tried and not
+/// suspect, else not tried, else those that failed but answered.
+pub(crate) fn choose<'a>(
+    candidates: &'a [Arc<Worker>],
+    tried: &Tried,
+    random: u32,
+) -> Option<&'a Arc<Worker>> {
+    let of = |test: &dyn Fn(&Worker) -> bool| -> Vec<&'a Arc<Worker>> {
+        candidates.iter().filter(|worker| test(worker)).collect()
+    };
+    let tiers: [&dyn Fn(&Worker) -> bool; 3] = [
+        &|worker| !tried.contains(worker) && !worker.is_suspect(),
+        &|worker| !tried.contains(worker),
+        &|worker| !tried.silent.contains(&worker.name),
+    ];
+    let from = tiers.iter().map(|tier| of(tier)).find(|t| !t.is_empty())?;
+    let first = random as usize % from.len();
+    // any other than the first
+    let step = 1 + (random >> 16) as usize % (from.len() - 1).max(1);
+    let second = (first + step) % from.len();
+    let load = |at: usize| from[at].in_flight.load(Ordering::Relaxed);
+    let best = if load(second) < load(first) {
+        second
+    } else {
+        first
+    };
+    Some(from[best])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tonic::transport::Endpoint;
+
+    fn workers(count: usize) -> Vec<Arc<Worker>> {
+        let channel = Endpoint::from_static("http://localhost:1").connect_lazy();
+        (0..count)
+            .map(|i| {
+                Arc::new(Worker::new(
+                    &format!("w{i}"),
+                    "localhost:1",
+                    channel.clone(),
+                ))
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn of_two_the_less_busy_is_asked() {
+        let workers = workers(2);
+        let _busy = workers[0].begin();
+        for random in [0, 1, 0x1_0000, 0x1_0001, u32::MAX] {
+            let chosen = choose(&workers, &Tried::default(), random).unwrap();
+            assert_eq!(chosen.name(), "w1");
+        }
+        drop(_busy);
+        assert_eq!(workers[0].in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn the_best_tier_comes_first_and_the_silent_are_not_asked_again() {
+        let workers = workers(3);
+        let mut tried = Tried::default();
+        workers[2].suspect();
+        tried.failed(&workers[0]);
+        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w1");
+        tried.silent(&workers[1]);
+        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w2");
+        tried.silent(&workers[2]);
+        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w0");
+        tried.silent(&workers[0]);
+        assert!(choose(&workers, &tried, 7).is_none());
+        assert!(choose(&[], &tried, 7).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_busiest_worker_is_never_taken_of_several(loads in proptest::collection::vec(0usize..3, 2..6), random: u32) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _entered = runtime.enter();
+            let workers = workers(loads.len());
+            for (worker, load) in workers.iter().zip(&loads) {
+                worker.in_flight.store(*load, Ordering::Relaxed);
+            }
+            let chosen = choose(&workers, &Tried::default(), random).unwrap();
+            let load = chosen.in_flight.load(Ordering::Relaxed);
+            let busier = loads.iter().filter(|l| **l >= load).count();
+            prop_assert!(busier >= 2, "took {load} of {loads:?}");
+        }
+    }
 }

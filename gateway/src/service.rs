@@ -1,31 +1,45 @@
-//! The gRPC face: authorises a session with the registry and starts it.
+//! The gRPC face: lets clients in, has their sessions authorised and starts them.
 
 use std::sync::Arc;
 
-use chemxor_core::{ErrorId, Manifest, VersionId};
+use bytes::Bytes;
+use chemxor_core::ErrorId;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::query_server::Query;
 use chemxor_proto::{MAX_PUBLIC_KEYS_BYTES, PROTOCOL_VERSION, v1};
 use chemxor_runtime::peer::peer_subject;
-use chemxor_runtime::status::{bearer_token, error_id, status};
-use tokio::sync::mpsc;
+use chemxor_runtime::pki::Subject;
+use chemxor_runtime::status::{bearer_token, status};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::authorise::{Recheck, authorise};
 use crate::config::{GatewayConfig, Limits};
 use crate::pool::Pool;
-use crate::session::{Grant, Session};
+use crate::session::Session;
 
 /// Frames waiting for a client to read them.
-const QUEUE: usize = 32;
+const QUEUE: usize = 8;
 
 pub(crate) struct QueryService {
     registry: ControlClient<Channel>,
-    pool: Arc<Pool>,
+    pool: Pool,
     limits: Limits,
+    /// How many sessions are open.
+    open: Arc<watch::Sender<usize>>,
     stop: CancellationToken,
+}
+
+/// Counts a session as open until dropped.
+struct Counted(Arc<watch::Sender<usize>>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 impl QueryService {
@@ -34,71 +48,63 @@ impl QueryService {
         registry: ControlClient<Channel>,
         stop: CancellationToken,
     ) -> Self {
-        let pool = Arc::new(Pool::new(config.tls));
-        Self { registry, pool, limits: config.limits, stop }
+        Self {
+            registry,
+            pool: Pool::new(config.tls),
+            limits: config.limits,
+            open: Arc::new(watch::Sender::new(0)),
+            stop,
+        }
     }
 
-    async fn grant(&self, token: &str, open: v1::OpenSession) -> Result<Grant, Status> {
-        if open.protocol_version != PROTOCOL_VERSION {
-            let message = format!(
-                "the client speaks protocol {}, this gateway speaks {PROTOCOL_VERSION}",
-                open.protocol_version
-            );
-            return Err(status(ErrorId::ProtocolVersion, message));
+    /// How many sessions are open, as it changes.
+    pub(crate) fn sessions(&self) -> watch::Receiver<usize> {
+        self.open.subscribe()
+    }
+
+    fn admit(&self) -> Result<Counted, Status> {
+        let admitted = self.open.send_if_modified(|open| {
+            let room = *open < self.limits.sessions;
+            *open += usize::from(room);
+            room
+        });
+        if admitted {
+            return Ok(Counted(self.open.clone()));
         }
-        if open.public_keys.len() > MAX_PUBLIC_KEYS_BYTES {
-            return Err(status(ErrorId::FrameTooLarge, "the public keys are too long"));
-        }
-        let request =
-            v1::AuthorizeSessionRequest { token: token.to_owned(), model: open.model.clone() };
-        let mut registry = self.registry.clone();
-        let call = registry.authorize_session(request);
-        let grant = tokio::time::timeout(self.limits.registry_timeout(), call)
-            .await
-            .map_err(|_| unavailable())?
-            .map_err(|refusal| forward(&refusal))?
-            .into_inner();
-        let (manifest, version) = Manifest::from_bytes(&grant.manifest)
-            .map_err(|_| status(ErrorId::Internal, "the registry gave a malformed manifest"))?;
-        let mut steps = Vec::new();
-        for step in 0..manifest.graph.steps().len() as u32 {
-            let serves = |p: &&v1::Placement| (p.first_step..p.end_step).contains(&step);
-            let mut candidates = Vec::new();
-            for placement in grant.placements.iter().filter(serves) {
-                let worker = grant.workers.iter().find(|w| w.name == placement.worker);
-                if let Some(worker) = worker.and_then(|worker| self.pool.get(worker).ok()) {
-                    candidates.push(worker);
-                }
+        let message = format!("{} sessions are open here", self.limits.sessions);
+        Err(status(ErrorId::SessionLimit, message))
+    }
+}
+
+/// The first frame of a client.
+async fn opening(
+    frames: &mut Streaming<v1::ClientFrame>,
+    limits: &Limits,
+) -> Result<(String, Bytes), Status> {
+    let malformed = |message: &str| status(ErrorId::FrameMalformed, message);
+    let first = tokio::time::timeout(limits.registry_timeout(), frames.message())
+        .await
+        .map_err(|_| malformed("no frame opened the session in time"))?
+        .map_err(|error| match error.code() {
+            tonic::Code::OutOfRange => {
+                status(ErrorId::FrameTooLarge, "the first frame is too long")
             }
-            steps.push(candidates);
-        }
-        Ok(Grant {
-            version: check_version(&grant.version, version)?,
-            token_id: grant.token_id,
-            subject: grant.subject,
-            public_keys: open.public_keys,
-            steps,
-        })
+            _ => malformed("the first frame cannot be read"),
+        })?;
+    let Some(v1::client_frame::Kind::Open(open)) = first.and_then(|frame| frame.kind) else {
+        return Err(malformed("the first frame must open the session"));
+    };
+    if open.protocol_version != PROTOCOL_VERSION {
+        let theirs = open.protocol_version;
+        let message =
+            format!("the client speaks protocol {theirs}, this gateway speaks {PROTOCOL_VERSION}");
+        return Err(status(ErrorId::ProtocolVersion, message));
     }
-}
-
-fn check_version(named: &str, computed: VersionId) -> Result<VersionId, Status> {
-    if named == computed.to_string() {
-        return Ok(computed);
+    if open.public_keys.len() > MAX_PUBLIC_KEYS_BYTES {
+        let message = "the public keys are longer than 1 MiB";
+        return Err(status(ErrorId::FrameTooLarge, message));
     }
-    Err(status(ErrorId::Internal, "the registry gave a manifest with another digest"))
-}
-
-pub(crate) fn unavailable() -> Status {
-    status(ErrorId::StorageUnavailable, "the registry does not answer")
-}
-
-/// A refusal of the registry keeps its id; anything else is the registry being away.
-pub(crate) fn forward(refusal: &Status) -> Status {
-    match error_id(refusal) {
-        Some(id) => status(id, refusal.message()),
-        None => unavailable(),
-    }
+    Ok((open.model, open.public_keys))
 }
 
 #[tonic::async_trait]
@@ -109,23 +115,27 @@ impl Query for QueryService {
         &self,
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        peer_subject(&request)?;
-        let token = bearer_token(request.metadata())?;
-        let mut frames = request.into_inner();
-        let first = tokio::time::timeout(self.limits.registry_timeout(), frames.message());
-        let first = first
-            .await
-            .map_err(|_| status(ErrorId::FrameMalformed, "no frame opened the session in time"))??;
-        let Some(v1::client_frame::Kind::Open(open)) = first.and_then(|frame| frame.kind) else {
-            return Err(status(ErrorId::FrameMalformed, "the first frame must open the session"));
+        let Subject::Client(_) = peer_subject(&request)? else {
+            let message = "only a client's certificate may open a session";
+            return Err(status(ErrorId::CertificateRefused, message));
         };
-        let grant = self.grant(&token, open).await?;
+        let token = bearer_token(request.metadata())?;
+        let counted = self.admit()?;
+        let mut frames = request.into_inner();
+        let (model, public_keys) = opening(&mut frames, &self.limits).await?;
+        let registry = self.registry.clone();
+        let grant = authorise(registry.clone(), &self.pool, &self.limits, &token, model).await?;
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|_| status(ErrorId::Internal, "no randomness"))?;
+        getrandom::fill(&mut id)
+            .map_err(|_| status(ErrorId::Internal, "the system gives no randomness"))?;
+        let recheck = Recheck::new(registry, &grant, self.limits);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let session = Session::new(id, grant, self.limits, self.registry.clone(), sender);
+        let session = Session::new(id, grant, public_keys, self.limits, sender);
         let stop = self.stop.clone();
-        tokio::spawn(async move { session.run(frames, stop).await });
+        tokio::spawn(async move {
+            session.run(frames, recheck, stop).await;
+            drop(counted);
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

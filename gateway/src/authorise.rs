@@ -1,0 +1,161 @@
+//! What the registry says of a session: at its beginning, and again while it runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chemxor_core::{ErrorId, Manifest, VersionId};
+use chemxor_proto::v1;
+use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_runtime::status::{error_id, status};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::config::Limits;
+use crate::pool::{Pool, Worker};
+
+/// A session that the registry allows.
+pub(crate) struct Grant {
+    pub(crate) version: VersionId,
+    pub(crate) token_id: String,
+    pub(crate) subject: String,
+    /// For each step, the workers that serve it.
+    pub(crate) steps: Vec<Vec<Arc<Worker>>>,
+}
+
+/// Asks whether the holder of `token` may query `model`, and who serves it.
+pub(crate) async fn authorise(
+    mut registry: ControlClient<Channel>,
+    pool: &Pool,
+    limits: &Limits,
+    token: &str,
+    model: String,
+) -> Result<Grant, Status> {
+    let request = v1::AuthorizeSessionRequest {
+        token: token.to_owned(),
+        model,
+    };
+    let call = registry.authorize_session(request);
+    let grant = tokio::time::timeout(limits.registry_timeout(), call)
+        .await
+        .map_err(|_| away())?
+        .map_err(|refusal| forward(&refusal))?
+        .into_inner();
+    let (manifest, version) = Manifest::from_bytes(&grant.manifest)
+        .map_err(|_| internal("the registry gave a malformed manifest"))?;
+    if grant.version != version.to_string() {
+        return Err(internal("the registry gave a manifest with another digest"));
+    }
+    let steps = 0..manifest.graph.steps().len() as u32;
+    Ok(Grant {
+        version,
+        steps: steps.map(|step| replicas(&grant, step, pool)).collect(),
+        token_id: grant.token_id,
+        subject: grant.subject,
+    })
+}
+
+/// The workers that serve a step, each once.
+fn replicas(grant: &v1::AuthorizeSessionResponse, step: u32, pool: &Pool) -> Vec<Arc<Worker>> {
+    let mut replicas: Vec<Arc<Worker>> = Vec::new();
+    for placement in &grant.placements {
+        let serves = (placement.first_step..placement.end_step).contains(&step);
+        if !serves || replicas.iter().any(|w| w.name() == placement.worker) {
+            continue;
+        }
+        let Some(worker) = grant.workers.iter().find(|w| w.name == placement.worker) else {
+            continue;
+        };
+        match pool.learn(worker) {
+            Ok(worker) => replicas.push(worker),
+            Err(error) => tracing::warn!(worker = worker.name, %error, "worker left out"),
+        }
+    }
+    replicas
+}
+
+fn internal(message: &str) -> Status {
+    status(ErrorId::Internal, message)
+}
+
+fn away() -> Status {
+    status(ErrorId::StorageUnavailable, "the registry does not answer")
+}
+
+/// A refusal of the registry keeps its id; anything else is the registry being away.
+fn forward(refusal: &Status) -> Status {
+    match error_id(refusal) {
+        Some(ErrorId::CertificateRefused) => {
+            tracing::error!(
+                reason = refusal.message(),
+                "the registry refuses this gateway"
+            );
+            internal("the registry refuses this gateway; tell the operator")
+        }
+        Some(id) => status(id, refusal.message()),
+        None => away(),
+    }
+}
+
+/// Asks again whether version and token of a session may still be used.
+pub(crate) struct Recheck {
+    registry: ControlClient<Channel>,
+    request: v1::CheckSessionRequest,
+    limits: Limits,
+    asked: Instant,
+    confirmed: Instant,
+}
+
+impl Recheck {
+    /// For a session that has just been authorised.
+    pub(crate) fn new(registry: ControlClient<Channel>, grant: &Grant, limits: Limits) -> Self {
+        let request = v1::CheckSessionRequest {
+            version: grant.version.to_string(),
+            token_id: grant.token_id.clone(),
+        };
+        let now = Instant::now();
+        Self {
+            registry,
+            request,
+            limits,
+            asked: now,
+            confirmed: now,
+        }
+    }
+
+    /// Fails when the session must end. Asks at most once in `recheck_ms`; while the registry is
+    /// away, its last word holds for `registry_grace_ms`.
+    pub(crate) async fn check(&mut self) -> Result<(), Status> {
+        if self.asked.elapsed() < self.limits.recheck() {
+            return Ok(());
+        }
+        let call = self.registry.check_session(self.request.clone());
+        let answer = tokio::time::timeout(self.limits.registry_timeout(), call).await;
+        self.asked = Instant::now();
+        let refusal = match answer.map_err(|_| away()) {
+            Ok(Ok(answer)) => {
+                self.confirmed = self.asked;
+                return verdict(&answer.into_inner());
+            }
+            Ok(Err(refusal)) => forward(&refusal),
+            Err(refusal) => refusal,
+        };
+        let last_word =
+            error_id(&refusal).is_some_and(|id| !id.is_retryable() && id != ErrorId::Internal);
+        if last_word || self.confirmed.elapsed() > self.limits.registry_grace() {
+            return Err(refusal);
+        }
+        tracing::warn!(
+            reason = refusal.message(),
+            "the session is not checked again"
+        );
+        Ok(())
+    }
+}
+
+fn verdict(answer: &v1::CheckSessionResponse) -> Result<(), Status> {
+    if answer.allowed {
+        return Ok(());
+    }
+    let id = answer.error_id.parse().unwrap_or(ErrorId::RoleMissing);
+    Err(status(id, answer.reason.as_str()))
+}

@@ -1,0 +1,323 @@
+//! One client session: reads frames, puts messages together, has each step evaluated by a worker
+//! that serves it, and sends the reply back.
+//!
+//! Invariants: what a session holds is bounded ([`Limits`]); where a bound is reached the session
+//! stops reading, and so its client; when it ends, everything it started has ended.
+
+mod numbers;
+mod outbox;
+mod state;
+mod steps;
+
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chemxor_core::ErrorId;
+use chemxor_proto::v1;
+use chemxor_runtime::status::status;
+use data_encoding::HEXLOWER;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
+
+use crate::authorise::{Grant, Recheck};
+use crate::config::Limits;
+use crate::inbox::{At, Inbox};
+use crate::link::ReplyBounds;
+use outbox::{ClientGone, Outbox};
+use state::{Bounds, SessionState};
+use steps::Links;
+
+pub(crate) use outbox::Sender;
+
+/// Why a session ended.
+enum End {
+    /// The client said all it had to say and got its answers.
+    Done,
+    /// The client broke off, or does not read.
+    Gone,
+    /// The client is told why.
+    Refused(Status),
+}
+
+impl From<Status> for End {
+    fn from(refusal: Status) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<ClientGone> for End {
+    fn from(_: ClientGone) -> Self {
+        Self::Gone
+    }
+}
+
+/// What the gateway saw of a session.
+#[derive(Default)]
+struct Tally {
+    bytes_up: AtomicU64,
+    steps: AtomicU64,
+    sealed_bytes: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    fn step(&self, sealed: usize) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        let sealed = sealed as u64;
+        self.sealed_bytes.fetch_add(sealed, Ordering::Relaxed);
+    }
+}
+
+/// A running session.
+pub(crate) struct Session {
+    id: [u8; 16],
+    grant: Grant,
+    limits: Limits,
+    born: Instant,
+    state: Mutex<SessionState>,
+    links: Links,
+    outbox: Outbox,
+    tally: Tally,
+    public_key_bytes: usize,
+    ended: CancellationToken,
+}
+
+impl Session {
+    pub(crate) fn new(
+        id: [u8; 16],
+        grant: Grant,
+        public_keys: Bytes,
+        limits: Limits,
+        client: Sender,
+    ) -> Arc<Self> {
+        let bounds = Bounds {
+            steps: grant.steps.len() as u32,
+            running: limits.queries_in_flight,
+            ranges: limits.query_ranges,
+            patience: limits.idle_timeout(),
+        };
+        let replies = ReplyBounds {
+            partial_messages: limits.steps_in_flight,
+            partial_bytes: limits.partial_bytes,
+            complete: Arc::new(Semaphore::new(limits.message_bytes)),
+        };
+        let public_key_bytes = public_keys.len();
+        let open = v1::OpenEvaluation {
+            session_id: Bytes::copy_from_slice(&id),
+            version: grant.version.to_string(),
+            public_keys,
+        };
+        Arc::new(Self {
+            id,
+            grant,
+            limits,
+            born: Instant::now(),
+            state: Mutex::new(SessionState::new(bounds)),
+            links: Links::new(open, replies),
+            outbox: Outbox::new(client, limits.step_timeout()),
+            tally: Tally::default(),
+            public_key_bytes,
+            ended: CancellationToken::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, SessionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// Serves the session until the client or the platform ends it.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        frames: Streaming<v1::ClientFrame>,
+        recheck: Recheck,
+        stop: CancellationToken,
+    ) {
+        let id = HEXLOWER.encode(&self.id);
+        let span = tracing::info_span!("session", id, version = %self.grant.version);
+        self.run_in_span(frames, recheck, stop)
+            .instrument(span)
+            .await;
+    }
+
+    async fn run_in_span(
+        self: Arc<Self>,
+        frames: Streaming<v1::ClientFrame>,
+        recheck: Recheck,
+        stop: CancellationToken,
+    ) {
+        tracing::info!(subject = self.grant.subject, "session opened");
+        let tasks = TaskTracker::new();
+        let end = tokio::select! {
+            end = self.serve(frames, recheck, &tasks) => end.unwrap_or_else(|end| end),
+            () = self.outbox.closed() => End::Gone,
+            () = self.ended.cancelled() => End::Gone,
+            () = stop.cancelled() => {
+                let message = "the gateway stops; open a new session";
+                End::Refused(status(ErrorId::WorkerUnavailable, message))
+            }
+        };
+        self.ended.cancel();
+        tasks.close();
+        tasks.wait().await;
+        let reason = match end {
+            End::Done => "the client is done".to_owned(),
+            End::Gone => "the client has gone".to_owned(),
+            End::Refused(refusal) => {
+                let reason = refusal.message().to_owned();
+                self.outbox.farewell(refusal).await;
+                reason
+            }
+        };
+        self.summarise(&reason);
+    }
+
+    /// What the gateway saw.
+    fn summarise(&self, reason: &str) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (queries, unfinished) = {
+            let state = self.state();
+            (state.begun(), state.running())
+        };
+        tracing::info!(
+            subject = self.grant.subject,
+            queries,
+            unfinished,
+            failed = count(&self.tally.failed),
+            steps = count(&self.tally.steps),
+            ciphertext_bytes_up = count(&self.tally.bytes_up),
+            ciphertext_bytes_down = self.outbox.bytes(),
+            sealed_state_bytes = count(&self.tally.sealed_bytes),
+            public_key_bytes = self.public_key_bytes,
+            ms = self.age().as_millis() as u64,
+            reason,
+            "session closed"
+        );
+    }
+
+    async fn serve(
+        self: &Arc<Self>,
+        mut frames: Streaming<v1::ClientFrame>,
+        mut recheck: Recheck,
+        tasks: &TaskTracker,
+    ) -> Result<End, End> {
+        let version = self.grant.version.to_string();
+        self.outbox.opened(self.id, version).await?;
+        let limits = &self.limits;
+        let permits = Arc::new(Semaphore::new(limits.steps_in_flight));
+        let memory = Arc::new(Semaphore::new(limits.message_bytes));
+        let mut inbox = Inbox::new(limits.partial_messages, limits.partial_bytes);
+        while let Some(chunk) = self.next(&mut frames).await? {
+            let at = (chunk.query, chunk.step);
+            let pushed = inbox.push(at, chunk.total_bytes, &chunk.payload);
+            let pushed = pushed.map_err(|error| status(error.error_id(), error.to_string()))?;
+            let Some(message) = pushed else { continue };
+            let length = message.len();
+            self.tally
+                .bytes_up
+                .fetch_add(length as u64, Ordering::Relaxed);
+            // waiting here stops reading, and so the client
+            let held = (
+                hold(&memory, length as u32).await?,
+                hold(&permits, 1).await?,
+            );
+            recheck.check().await?;
+            self.begin(at, message, held, tasks).await?;
+        }
+        // the client sends no more; what it asked for is still answered
+        let _all = hold(&permits, limits.steps_in_flight as u32).await?;
+        Ok(End::Done)
+    }
+
+    /// The next chunk; none when the client has closed its side.
+    async fn next(
+        &self,
+        frames: &mut Streaming<v1::ClientFrame>,
+    ) -> Result<Option<v1::StepChunk>, End> {
+        let frame = tokio::time::timeout(self.limits.idle_timeout(), frames.message())
+            .await
+            .map_err(|_| {
+                let message = "the session was idle for too long; open a new one";
+                status(ErrorId::SessionLimit, message)
+            })?
+            .map_err(|error| unreadable(&error))?;
+        match frame {
+            None => Ok(None),
+            Some(v1::ClientFrame {
+                kind: Some(v1::client_frame::Kind::Step(chunk)),
+            }) => Ok(Some(chunk)),
+            Some(_) => {
+                let message = "only step chunks may follow the first frame";
+                Err(status(ErrorId::FrameMalformed, message).into())
+            }
+        }
+    }
+
+    /// Has a step evaluated beside the others, or refuses it.
+    async fn begin(
+        self: &Arc<Self>,
+        (query, step): At,
+        message: Bytes,
+        held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        tasks: &TaskTracker,
+    ) -> Result<(), ClientGone> {
+        let begun = self.state().begin(query, step, self.age());
+        let evaluation = match begun {
+            Ok(evaluation) => evaluation,
+            Err(refusal) => {
+                tracing::info!(query, step, reason = %refusal, "step refused");
+                let (id, message) = (refusal.error_id(), refusal.to_string());
+                return self.report(query, id, message).await;
+            }
+        };
+        let session = self.clone();
+        let work = async move {
+            tokio::select! {
+                told = session.step(evaluation, &message) => {
+                    if told.is_err() {
+                        session.ended.cancel();
+                    }
+                }
+                () = session.ended.cancelled() => {}
+            }
+            drop(held);
+        };
+        tasks.spawn(work.in_current_span());
+        Ok(())
+    }
+
+    async fn report(&self, query: u64, id: ErrorId, message: String) -> Result<(), ClientGone> {
+        self.tally.failed.fetch_add(1, Ordering::Relaxed);
+        self.outbox.failed(query, id, message).await
+    }
+}
+
+async fn hold(semaphore: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, End> {
+    let held = semaphore.clone().acquire_many_owned(count).await;
+    // nobody closes these semaphores
+    held.map_err(|_| End::Gone)
+}
+
+/// A frame that cannot be read is the client's fault, or the client has gone.
+fn unreadable(error: &Status) -> End {
+    match error.code() {
+        Code::OutOfRange => {
+            let message = "a frame carries at most 1 MiB; use the release of this gateway";
+            status(ErrorId::FrameTooLarge, message).into()
+        }
+        // the decoder's own errors have no cause below them, those of a broken connection do
+        Code::Internal if error.source().is_none() => {
+            status(ErrorId::FrameMalformed, "a frame cannot be read").into()
+        }
+        _ => End::Gone,
+    }
+}

@@ -1,0 +1,176 @@
+//! Workers that fail, and what the client notices of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chemxor_core::ErrorId;
+use chemxor_gateway::Limits;
+
+use super::client::{answered, failed};
+use super::platform::{Platform, STEPS};
+use super::worker::{Deed, Job, sealed};
+
+/// Does `deed` with the first job at step 1, whoever gets it, and answers the rest.
+fn first_at_step_one(deed: Deed) -> impl Fn(&Job) -> Deed + Send + Sync {
+    let seen = AtomicU64::new(0);
+    move |job| match job.step == 1 && seen.fetch_add(1, Ordering::SeqCst) == 0 {
+        true => deed.clone(),
+        false => Deed::Answer,
+    }
+}
+
+/// Limits under which a silent worker is noticed soon.
+fn hasty() -> Limits {
+    Limits {
+        attempt_timeout_ms: 200,
+        ..Limits::default()
+    }
+}
+
+/// One query, whose step 1 fails on the first of two replicas in the given way.
+async fn fails_over(deed: Deed) {
+    let platform = Platform::start(&[0..3, 1..3], hasty()).await;
+    let mut client = platform.open().await;
+    platform.journal.script(first_at_step_one(deed.clone()));
+    for step in 0..STEPS {
+        client.ask(1, step).await;
+    }
+    let jobs = platform.journal.of(1);
+    let tries: Vec<&Job> = jobs.iter().filter(|job| job.step == 1).collect();
+    assert_eq!(tries.len(), 2, "{deed:?}");
+    assert_ne!(tries[0].worker, tries[1].worker, "{deed:?}");
+    assert_eq!(tries[0].sealed_state, sealed(&client.session_id, 1, 0));
+    assert_eq!(tries[0].sealed_state, tries[1].sealed_state);
+    assert_eq!(tries[0].message, tries[1].message);
+}
+
+#[tokio::test]
+async fn a_worker_that_breaks_off_is_replaced_with_the_same_sealed_state() {
+    fails_over(Deed::Break).await;
+}
+
+#[tokio::test]
+async fn half_an_answer_never_reaches_the_client() {
+    fails_over(Deed::BreakInAnswer).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_asks_to_be_replaced_is() {
+    fails_over(Deed::Fail(ErrorId::WorkerUnavailable, true)).await;
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_replaced() {
+    fails_over(Deed::Silence).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_talks_nonsense_is_replaced() {
+    fails_over(Deed::Oversize).await;
+    fails_over(Deed::AnswerWithoutState).await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_ciphertext_is_told_and_not_tried_elsewhere() {
+    let platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    platform.journal.script(|job| match job.query {
+        1 => Deed::Fail(ErrorId::CiphertextRefused, false),
+        2 => Deed::Fail(ErrorId::TokenRefused, false),
+        _ => Deed::Answer,
+    });
+    client.step(1, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::CiphertextRefused));
+    client.step(2, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(2, ErrorId::Internal));
+    assert_eq!(platform.journal.of(1).len(), 1);
+    client.ask(3, 0).await;
+}
+
+#[tokio::test]
+async fn attempts_are_bounded_and_the_session_stays_open() {
+    let platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    platform.journal.script(|job| match job.query {
+        1 => Deed::Break,
+        _ => Deed::Answer,
+    });
+    client.step(1, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
+    assert_eq!(platform.journal.of(1).len(), 3);
+    client.ask(2, 0).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_never_answers_hits_the_deadline() {
+    let limits = Limits {
+        step_timeout_ms: 300,
+        ..hasty()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    platform.journal.script(|job| match job.query {
+        1 => Deed::Silence,
+        _ => Deed::Answer,
+    });
+    client.step(1, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
+    assert_eq!(platform.journal.of(1).len(), 1, "it may still be at work");
+    client.ask(2, 0).await;
+}
+
+#[tokio::test]
+async fn a_step_that_nobody_serves_fails_the_query() {
+    let platform = Platform::start(&[0..1], Limits::default()).await;
+    let mut client = platform.open().await;
+    client.ask(1, 0).await;
+    client.step(1, 1, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
+}
+
+#[tokio::test]
+async fn a_killed_worker_costs_nothing_where_there_is_a_replica() {
+    let mut platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    for query in 1..=8 {
+        client.ask(query, 0).await;
+    }
+    platform.workers[0].kill().await;
+    for step in 1..STEPS {
+        for query in 1..=8 {
+            client.step(query, step, b"x").await;
+        }
+        for _ in 1..=8 {
+            let heard = client.hear().await;
+            assert!(
+                (1..=8).any(|query| heard == answered(query, step, b"x")),
+                "{heard:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_killed_and_started_again_is_reached_in_the_same_session() {
+    let mut platform = Platform::start(&[0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    client.ask(1, 0).await;
+    platform.workers[0].kill().await;
+    client.step(1, 1, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
+    platform.restart(0, platform.workers[0].port);
+    for step in 0..STEPS {
+        client.ask(2, step).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_moved_is_reached_once_any_session_learned_of_it() {
+    let mut platform = Platform::start(&[0..3], Limits::default()).await;
+    let mut old = platform.open().await;
+    old.ask(1, 0).await;
+    platform.workers[0].kill().await;
+    platform.restart(0, 0);
+    let mut new = platform.open().await;
+    new.ask(1, 0).await;
+    old.ask(1, 1).await;
+}

@@ -1,0 +1,202 @@
+//! A gateway between doubles, with certificates of an authority made for the test.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use chemxor_core::{
+    BlobDigest, BlobRef, DataFingerprint, Featuriser, MANIFEST_FORMAT, Manifest, Metrics,
+    OutputScaling, RingName, StepGraph, StepKind, StepSpec, Task,
+};
+use chemxor_gateway::{GatewayConfig, Limits, RunningGateway};
+use chemxor_proto::v1;
+use chemxor_proto::v1::control_server::ControlServer;
+use chemxor_runtime::pki::{DevAuthority, Subject};
+use chemxor_runtime::tls::{self, TlsFiles};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
+use tonic::transport::{Channel, Server};
+
+use super::client::{Client, open_frame};
+use super::registry::{Known, Mood, RegistryDouble, TOKEN};
+use super::worker::{Journal, RunningWorker};
+
+/// Steps of the model of these tests.
+pub(crate) const STEPS: u32 = 3;
+
+pub(crate) struct Platform {
+    pub(crate) gateway: RunningGateway,
+    pub(crate) registry: Arc<Known>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) workers: Vec<RunningWorker>,
+    pub(crate) stop: CancellationToken,
+    authority: DevAuthority,
+    folder: TempDir,
+    _stop: DropGuard,
+}
+
+fn step(index: u32) -> StepSpec {
+    StepSpec {
+        kind: if index == 0 {
+            StepKind::Static
+        } else {
+            StepKind::Lookup
+        },
+        inputs: if index == 0 { 64 } else { 8 },
+        outputs: if index + 1 == STEPS { 1 } else { 8 },
+        input_bits: 4,
+        accumulator_bits: 12,
+        output_bits: if index + 1 == STEPS { 8 } else { 4 },
+        ring: RingName::N1024Q32,
+        inputs_per_polynomial: 64,
+        body_bits: 24,
+        switch_bits: 12,
+    }
+}
+
+fn manifest() -> Manifest {
+    let graph = StepGraph::new((0..STEPS).map(step).collect()).unwrap();
+    Manifest {
+        format: MANIFEST_FORMAT,
+        name: "demo".parse().unwrap(),
+        task: Task::Regression,
+        endpoint: "solubility".into(),
+        unit: "log10 mol/L".into(),
+        description: "of a test".into(),
+        featuriser: Featuriser::EcfpCounts {
+            version: 1,
+            radius: 2,
+            size: 64,
+            max_count: 15,
+        },
+        outputs: vec![OutputScaling {
+            scale: 1.0,
+            offset: 0.0,
+        }],
+        blobs: (0..STEPS)
+            .map(|step| BlobRef {
+                digest: BlobDigest::of(&[step as u8]),
+                bytes: 1,
+            })
+            .collect(),
+        metrics: Metrics {
+            metric: "rmse".into(),
+            float: 1.0,
+            twin: 1.0,
+        },
+        data: DataFingerprint {
+            sha256: "0".repeat(64),
+            train_rows: 1,
+            test_rows: 1,
+        },
+        leakage_bits_per_query: graph.leakage_bits_per_query(),
+        graph,
+        toolchain: "test".into(),
+        seed: 1,
+    }
+}
+
+impl Platform {
+    /// Starts a worker for each run of steps, one after the other named a, b, c…
+    pub(crate) async fn start(runs: &[std::ops::Range<u32>], limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = DevAuthority::create_or_load(folder.path()).unwrap();
+        let stop = CancellationToken::new();
+        let journal = Arc::new(Journal::default());
+        let mut workers = Vec::new();
+        let mut placements = Vec::new();
+        for (name, run) in ["a", "b", "c", "d"].into_iter().zip(runs) {
+            let tls = worker_tls(&authority, folder.path(), name);
+            workers.push(RunningWorker::start(name, 0, STEPS, &tls, &journal));
+            placements.push(v1::Placement {
+                worker: name.into(),
+                first_step: run.start,
+                end_step: run.end,
+            });
+        }
+        let known = workers.iter().map(known).collect();
+        let registry = Arc::new(Known {
+            manifest: manifest().to_bytes().unwrap(),
+            placements: Mutex::new(placements),
+            workers: Mutex::new(known),
+            mood: Mutex::new(Mood::Allows),
+            checks: Default::default(),
+        });
+        let registry_tls = issue(&authority, &Subject::Registry, folder.path(), "registry");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry_port = listener.local_addr().unwrap().port();
+        let router = Server::builder()
+            .tls_config(tls::server_tls(&registry_tls).unwrap())
+            .unwrap()
+            .add_service(ControlServer::new(RegistryDouble(registry.clone())));
+        tokio::spawn(chemxor_runtime::serve::run(router, listener, stop.clone()));
+        let config = GatewayConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            registry: format!("localhost:{registry_port}"),
+            tls: issue(&authority, &Subject::Gateway, folder.path(), "gateway"),
+            limits,
+        };
+        let gateway = chemxor_gateway::start(config, stop.clone()).await.unwrap();
+        Self {
+            gateway,
+            registry,
+            journal,
+            workers,
+            _stop: stop.clone().drop_guard(),
+            stop,
+            authority,
+            folder,
+        }
+    }
+
+    /// A connection of its own to the gateway, with a certificate for this subject.
+    pub(crate) async fn connect(&self, subject: &Subject) -> Channel {
+        let tls = issue(&self.authority, subject, self.folder.path(), "peer");
+        let address = format!("localhost:{}", self.gateway.addr().port());
+        tls::connect(&address, &tls).await.unwrap()
+    }
+
+    pub(crate) async fn try_open(
+        &self,
+        token: Option<&str>,
+        first: v1::ClientFrame,
+    ) -> Result<Client, Status> {
+        let subject = Subject::Client("lab".parse().unwrap());
+        Client::open(self.connect(&subject).await, token, first).await
+    }
+
+    /// An open session.
+    pub(crate) async fn open(&self) -> Client {
+        self.try_open(Some(TOKEN), open_frame()).await.unwrap()
+    }
+
+    /// Starts a killed worker again, at the same port or, with 0, at another one.
+    pub(crate) fn restart(&mut self, index: usize, port: u16) {
+        let name = self.workers[index].name.clone();
+        let tls = worker_tls(&self.authority, self.folder.path(), &name);
+        self.workers[index] = RunningWorker::start(&name, port, STEPS, &tls, &self.journal);
+        *self.registry.workers.lock().unwrap() = self.workers.iter().map(known).collect();
+    }
+}
+
+fn known(worker: &RunningWorker) -> v1::Worker {
+    v1::Worker {
+        name: worker.name.clone(),
+        endpoint: format!("localhost:{}", worker.port),
+        ..Default::default()
+    }
+}
+
+fn issue(authority: &DevAuthority, subject: &Subject, folder: &Path, name: &str) -> TlsFiles {
+    authority.issue_to(subject, folder, name).unwrap()
+}
+
+fn worker_tls(authority: &DevAuthority, folder: &Path, name: &str) -> TlsFiles {
+    issue(
+        authority,
+        &Subject::Worker(name.parse().unwrap()),
+        folder,
+        name,
+    )
+}

@@ -1,0 +1,122 @@
+//! A double of the registry's `Control` service.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use chemxor_core::{ErrorId, VersionId};
+use chemxor_proto::v1;
+use chemxor_proto::v1::control_server::Control;
+use chemxor_runtime::status::status;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// The token that may query.
+pub(crate) const TOKEN: &str = "token-canary-5f1d";
+
+/// What the registry answers when asked again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mood {
+    Allows,
+    Refuses(ErrorId),
+    Fails,
+    NeverAnswers,
+}
+
+/// What it knows; shared with the test.
+pub(crate) struct Known {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) placements: Mutex<Vec<v1::Placement>>,
+    pub(crate) workers: Mutex<Vec<v1::Worker>>,
+    pub(crate) mood: Mutex<Mood>,
+    pub(crate) checks: AtomicUsize,
+}
+
+impl Known {
+    pub(crate) fn version(&self) -> String {
+        VersionId::of(&self.manifest).to_string()
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    async fn answer(&self) -> Result<(), Status> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Fails => Err(Status::unavailable("connection refused")),
+            Mood::NeverAnswers => pending().await,
+            Mood::Allows | Mood::Refuses(_) => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct RegistryDouble(pub(crate) Arc<Known>);
+
+#[tonic::async_trait]
+impl Control for RegistryDouble {
+    type FetchBlobStream = ReceiverStream<Result<v1::FetchBlobResponse, Status>>;
+
+    async fn register_worker(
+        &self,
+        _: Request<v1::RegisterWorkerRequest>,
+    ) -> Result<Response<v1::RegisterWorkerResponse>, Status> {
+        Err(Status::unimplemented("not in this double"))
+    }
+
+    async fn list_assignments(
+        &self,
+        _: Request<v1::ListAssignmentsRequest>,
+    ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
+        Err(Status::unimplemented("not in this double"))
+    }
+
+    async fn fetch_blob(
+        &self,
+        _: Request<v1::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        Err(Status::unimplemented("not in this double"))
+    }
+
+    async fn authorize_session(
+        &self,
+        request: Request<v1::AuthorizeSessionRequest>,
+    ) -> Result<Response<v1::AuthorizeSessionResponse>, Status> {
+        self.0.answer().await?;
+        let request = request.into_inner();
+        if request.token != TOKEN {
+            return Err(status(ErrorId::TokenRefused, "unknown token"));
+        }
+        if !request.model.starts_with("demo") {
+            return Err(status(ErrorId::ModelUnknown, "no such model"));
+        }
+        Ok(Response::new(v1::AuthorizeSessionResponse {
+            version: self.0.version(),
+            manifest: self.0.manifest.clone().into(),
+            placements: self.0.placements.lock().unwrap().clone(),
+            workers: self.0.workers.lock().unwrap().clone(),
+            token_id: "t-1".into(),
+            subject: "alice@lab".into(),
+        }))
+    }
+
+    async fn check_session(
+        &self,
+        request: Request<v1::CheckSessionRequest>,
+    ) -> Result<Response<v1::CheckSessionResponse>, Status> {
+        self.0.checks.fetch_add(1, Ordering::SeqCst);
+        self.0.answer().await?;
+        assert_eq!(request.get_ref().token_id, "t-1");
+        let mood = *self.0.mood.lock().unwrap();
+        let (error_id, reason) = match mood {
+            Mood::Refuses(id) => (id.to_string(), "withdrawn by the test".to_owned()),
+            _ => Default::default(),
+        };
+        Ok(Response::new(v1::CheckSessionResponse {
+            allowed: error_id.is_empty(),
+            error_id,
+            reason,
+        }))
+    }
+}

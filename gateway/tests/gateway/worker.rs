@@ -1,0 +1,342 @@
+//! A double of a partition worker. It checks that the sealed state of a step is the one that the
+//! step before left in the same session, and answers with what depends on every byte it got.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use chemxor_core::{ErrorId, Reassembler};
+use chemxor_proto::v1::partition_server::{Partition, PartitionServer};
+use chemxor_proto::v1::worker_reply::Kind;
+use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_STEP_BYTES, v1};
+use chemxor_runtime::peer::peer_subject;
+use chemxor_runtime::pki::Subject;
+use chemxor_runtime::tls::{TlsFiles, server_tls};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+/// A step as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) worker: String,
+    pub(crate) query: u64,
+    pub(crate) step: u32,
+    pub(crate) sealed_state: Bytes,
+    pub(crate) message: Bytes,
+}
+
+/// What the worker does with a step.
+#[derive(Debug, Clone)]
+pub(crate) enum Deed {
+    Answer,
+    /// Answers once the watched value is true.
+    AnswerWhen(watch::Receiver<bool>),
+    AnswerWithoutState,
+    /// An answer of this many bytes.
+    AnswerLong(usize),
+    Fail(ErrorId, bool),
+    /// Ends the stream.
+    Break,
+    /// Ends the stream in the middle of an answer.
+    BreakInAnswer,
+    Silence,
+    /// Announces more than a message may have.
+    Oversize,
+}
+
+type Script = Arc<dyn Fn(&Job) -> Deed + Send + Sync>;
+
+/// What all workers of a test saw.
+pub(crate) struct Journal {
+    pub(crate) jobs: watch::Sender<Vec<Job>>,
+    /// Names of workers, once for each stream opened.
+    pub(crate) opened: Mutex<Vec<String>>,
+    /// Streams that are open.
+    pub(crate) open: watch::Sender<usize>,
+    /// Steps under evaluation, now and at most so far.
+    pub(crate) busy: watch::Sender<(usize, usize)>,
+    script: Mutex<Script>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            jobs: watch::Sender::default(),
+            opened: Mutex::default(),
+            open: watch::Sender::default(),
+            busy: watch::Sender::default(),
+            script: Mutex::new(Arc::new(|_| Deed::Answer)),
+        }
+    }
+}
+
+impl Journal {
+    pub(crate) fn script(&self, script: impl Fn(&Job) -> Deed + Send + Sync + 'static) {
+        *self.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// Steps that came, of one query.
+    pub(crate) fn of(&self, query: u64) -> Vec<Job> {
+        let jobs = self.jobs.borrow();
+        jobs.iter()
+            .filter(|job| job.query == query)
+            .cloned()
+            .collect()
+    }
+}
+
+/// The answer to a step: another value for another query, step or message.
+pub(crate) fn answer(query: u64, step: u32, message: &[u8]) -> Vec<u8> {
+    let mut reply = format!("answer {query}/{step}:").into_bytes();
+    reply.extend(message.iter().rev().map(|byte| byte ^ 0x55));
+    reply
+}
+
+/// What a step leaves.
+pub(crate) fn sealed(session: &[u8], query: u64, step: u32) -> Vec<u8> {
+    let mut state = b"sealed-canary ".to_vec();
+    state.extend_from_slice(session);
+    state.extend_from_slice(format!(" {query}/{step}").as_bytes());
+    state
+}
+
+#[derive(Clone)]
+struct WorkerDouble {
+    name: String,
+    steps: u32,
+    journal: Arc<Journal>,
+}
+
+type Replies = mpsc::Sender<Result<v1::WorkerReply, Status>>;
+
+/// Counts a stream as open.
+struct Open(Arc<Journal>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
+    }
+}
+
+#[tonic::async_trait]
+impl Partition for WorkerDouble {
+    type ServeStream = ReceiverStream<Result<v1::WorkerReply, Status>>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<v1::WorkerRequest>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        assert_eq!(peer_subject(&request)?, Subject::Gateway);
+        let (sender, receiver) = mpsc::channel(4);
+        let worker = self.clone();
+        self.journal.open.send_modify(|open| *open += 1);
+        let open = Open(self.journal.clone());
+        tokio::spawn(async move {
+            // an error says that the gateway has gone
+            let _ = worker.stream(request.into_inner(), sender).await;
+            drop(open);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl WorkerDouble {
+    async fn stream(
+        &self,
+        mut requests: Streaming<v1::WorkerRequest>,
+        replies: Replies,
+    ) -> Result<(), Status> {
+        let first = requests.message().await?.and_then(|request| request.kind);
+        let Some(v1::worker_request::Kind::Open(open)) = first else {
+            return Err(Status::invalid_argument("the first frame opens"));
+        };
+        assert_eq!(open.public_keys, "public keys canary");
+        self.journal.opened.lock().unwrap().push(self.name.clone());
+        send(&replies, Kind::Opened(v1::EvaluationOpened {})).await?;
+        let mut partial: HashMap<(u64, u32), (Reassembler, Bytes)> = HashMap::new();
+        loop {
+            let request = tokio::select! {
+                request = requests.message() => request?,
+                () = replies.closed() => return Ok(()),
+            };
+            let Some(request) = request else {
+                return Ok(());
+            };
+            let Some(v1::worker_request::Kind::Step(chunk)) = request.kind else {
+                return Err(Status::invalid_argument("only steps"));
+            };
+            assert!(chunk.payload.len() <= MAX_FRAME_BYTES);
+            let at = (chunk.query, chunk.step);
+            let slot = partial.entry(at).or_default();
+            if !chunk.sealed_state.is_empty() {
+                slot.1 = chunk.sealed_state;
+            }
+            let total = chunk.total_bytes as usize;
+            let done = slot.0.push(total, &chunk.payload, MAX_STEP_BYTES).unwrap();
+            let Some(message) = done else { continue };
+            let sealed_state = partial.remove(&at).unwrap().1;
+            let job = Job {
+                worker: self.name.clone(),
+                query: at.0,
+                step: at.1,
+                sealed_state,
+                message: message.into(),
+            };
+            self.journal.busy.send_modify(|(now, most)| {
+                *now += 1;
+                *most = (*most).max(*now);
+            });
+            let deed = self.journal.script.lock().unwrap().clone()(&job);
+            self.journal.jobs.send_modify(|jobs| jobs.push(job.clone()));
+            match deed {
+                Deed::Break => return Ok(()),
+                Deed::BreakInAnswer => {
+                    send(&replies, reply(&job, b"half", 8, Bytes::from_static(b"x"))).await?;
+                    return Ok(());
+                }
+                deed => {
+                    let (worker, replies) = (self.clone(), replies.clone());
+                    let session = open.session_id.clone();
+                    tokio::spawn(async move { worker.act(&session, job, deed, &replies).await });
+                }
+            }
+        }
+    }
+
+    async fn act(
+        &self,
+        session: &[u8],
+        job: Job,
+        deed: Deed,
+        replies: &Replies,
+    ) -> Result<(), Status> {
+        let expected = match job.step {
+            0 => Vec::new(),
+            step => sealed(session, job.query, step - 1),
+        };
+        if job.sealed_state != expected {
+            return send(replies, failed(&job, ErrorId::StateRefused, false)).await;
+        }
+        let mut state = match job.step + 1 == self.steps {
+            true => Bytes::new(),
+            false => sealed(session, job.query, job.step).into(),
+        };
+        let mut message = answer(job.query, job.step, &job.message);
+        match deed {
+            Deed::AnswerWhen(mut gate) => {
+                // an error says that the test is over
+                let _ = gate.wait_for(|open| *open).await;
+            }
+            Deed::AnswerWithoutState => state = Bytes::new(),
+            Deed::AnswerLong(length) => message = vec![7; length],
+            Deed::Fail(id, retryable) => {
+                return send(replies, failed(&job, id, retryable)).await;
+            }
+            Deed::Silence => return Ok(()),
+            Deed::Oversize => {
+                let total = MAX_STEP_BYTES as u32 + 1;
+                return send(replies, reply(&job, b"long", total, state)).await;
+            }
+            _ => {}
+        }
+        // before the gateway can know that it is done
+        self.journal.busy.send_modify(|(now, _)| *now -= 1);
+        for chunk in message.chunks(MAX_FRAME_BYTES) {
+            let state = std::mem::take(&mut state);
+            send(replies, reply(&job, chunk, message.len() as u32, state)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn reply(job: &Job, payload: &[u8], total_bytes: u32, sealed_state: Bytes) -> Kind {
+    Kind::Step(v1::EvaluationChunk {
+        query: job.query,
+        step: job.step,
+        total_bytes,
+        payload: Bytes::copy_from_slice(payload),
+        sealed_state,
+    })
+}
+
+fn failed(job: &Job, id: ErrorId, retryable: bool) -> Kind {
+    Kind::Failed(v1::EvaluationFailed {
+        query: job.query,
+        step: job.step,
+        error_id: id.to_string(),
+        message: "refused by the double".into(),
+        retryable,
+    })
+}
+
+async fn send(replies: &Replies, kind: Kind) -> Result<(), Status> {
+    let reply = v1::WorkerReply { kind: Some(kind) };
+    let sent = replies.send(Ok(reply)).await;
+    sent.map_err(|_| Status::cancelled("the gateway has gone"))
+}
+
+/// A worker in a runtime of its own, so that it can be killed with all its connections.
+pub(crate) struct RunningWorker {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl RunningWorker {
+    /// Starts on this port; 0 takes any free one.
+    pub(crate) fn start(
+        name: &str,
+        port: u16,
+        steps: u32,
+        tls: &TlsFiles,
+        journal: &Arc<Journal>,
+    ) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let double = WorkerDouble {
+            name: name.to_owned(),
+            steps,
+            journal: journal.clone(),
+        };
+        let service = PartitionServer::new(double)
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
+        let entered = runtime.enter();
+        let address = ([127, 0, 0, 1], port).into();
+        let incoming = TcpIncoming::bind(address).unwrap();
+        let port = incoming.local_addr().unwrap().port();
+        let router = Server::builder()
+            .tls_config(server_tls(tls).unwrap())
+            .unwrap()
+            .add_service(service);
+        runtime.spawn(router.serve_with_incoming(incoming));
+        drop(entered);
+        Self {
+            name: name.to_owned(),
+            port,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// Ends everything of it at once, connections included.
+    pub(crate) async fn kill(&mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(super::client::PATIENCE))
+            .await
+            .unwrap();
+    }
+}
