@@ -1,8 +1,13 @@
 //! The planner: from shapes, norms and precisions to ring, tiling and moduli of each step.
 //!
-//! Budget of a step with `b` output bits (docs/protocol.md, section 7), in fractions of the torus:
+//! Budget of a step with `b` output bits (docs/protocol.md, noise budget), in fractions of the torus:
 //! `sqrt(noise + rounding + rerandomisation) + sqrt(switch) <= 2^-b / 8`. What fits in no ring is
 //! refused with the numbers. Among what fits, the cheapest by [`COST`] wins.
+//!
+//! An output coefficient collects the noise of *every* coefficient of the input times the whole
+//! weight polynomial, also the rows of the other outputs in the same polynomial. So with `n_out`
+//! outputs in a polynomial the noise grows by `n_out` row norms, and tiling and precision are
+//! chosen together (docs/decisions/0010).
 
 use chemxor_core::{GraphError, RingName, StepGraph, StepKind, StepSpec};
 
@@ -73,8 +78,8 @@ pub fn plan_graph(layers: &[LayerDemand]) -> Result<StepGraph, PlanError> {
 pub fn plan_step(index: usize, layer: &LayerDemand) -> Result<StepSpec, PlanError> {
     let mut best: Option<(f64, StepSpec)> = None;
     for ring in RingName::ALL.map(RingParams::of) {
-        for (switch_bits, body_bits) in precisions(&ring, layer) {
-            for per_input in tilings(&ring, layer) {
+        for per_input in tilings(&ring, layer) {
+            for (switch_bits, body_bits) in precisions(&ring, layer, per_input) {
                 let spec = StepSpec {
                     kind: layer.kind,
                     inputs: layer.inputs,
@@ -99,10 +104,18 @@ pub fn plan_step(index: usize, layer: &LayerDemand) -> Result<StepSpec, PlanErro
 }
 
 /// Standard deviation of the error of a phase before the switch, and of the switch itself.
+/// `norm_squared` is that of the weight polynomials: [`polynomial_norm_squared`].
 pub fn errors(ring: &RingParams, norm_squared: f64, body_bits: u8, switch_bits: u8) -> (f64, f64) {
     let fresh = ring.noise_std.powi(2) + ring.body_rounding_variance(body_bits);
     let before = (fresh * norm_squared + ring.rerandomisation_variance()).sqrt();
     (before, ring.switch_variance(switch_bits).sqrt())
+}
+
+/// Squared norm of the weight polynomials of one output ciphertext, at most: that of all rows which
+/// share it.
+pub fn polynomial_norm_squared(ring: &RingParams, layer: &LayerDemand, per_input: usize) -> f64 {
+    let sharing = (ring.size / per_input).min(layer.outputs as usize);
+    layer.row_norm_squared * sharing as f64
 }
 
 /// Largest allowed error, in fractions of the torus: an eighth of the last output bit.
@@ -111,10 +124,11 @@ pub fn allowed_error(output_bits: u8) -> f64 {
 }
 
 /// For each switch modulus that fits, the fewest body bits that fit.
-fn precisions(ring: &RingParams, layer: &LayerDemand) -> Vec<(u8, u8)> {
+fn precisions(ring: &RingParams, layer: &LayerDemand, per_input: usize) -> Vec<(u8, u8)> {
     let allowed = allowed_error(layer.output_bits);
+    let norm = polynomial_norm_squared(ring, layer, per_input);
     let fits = |switch_bits, body_bits| {
-        let (before, switch) = errors(ring, layer.row_norm_squared, body_bits, switch_bits);
+        let (before, switch) = errors(ring, norm, body_bits, switch_bits);
         before + switch <= allowed
     };
     let top = ring.torus_bits.min(30) as u8;
@@ -227,9 +241,10 @@ mod tests {
             let Ok(graph) = plan_graph(&mlp([norm, norm])) else {
                 continue;
             };
-            for step in graph.steps() {
+            for (step, layer) in graph.steps().iter().zip(mlp([norm, norm])) {
                 let ring = RingParams::of(step.ring);
-                let (before, switch) = errors(&ring, norm * norm, step.body_bits, step.switch_bits);
+                let shared = polynomial_norm_squared(&ring, &layer, step.inputs_per_polynomial as usize);
+                let (before, switch) = errors(&ring, shared, step.body_bits, step.switch_bits);
                 assert!(before + switch <= allowed_error(step.output_bits));
             }
         }

@@ -88,7 +88,7 @@ impl RingKey {
     }
 
     /// `sink += sum_j mask_j * s_j`, exactly.
-    pub(super) fn add_mask_product<T: Torus>(
+    pub(crate) fn add_mask_product<T: Torus>(
         &self,
         sink: &mut [T],
         masks: &[T],

@@ -43,10 +43,10 @@ pub struct Evaluation {
 }
 
 /// What one output ciphertext contributes.
-struct Group<T> {
-    masks: Vec<u32>,
-    bodies: Vec<u32>,
-    blinds: Vec<T>,
+pub(super) struct Group<T> {
+    pub(super) masks: Vec<u32>,
+    pub(super) bodies: Vec<u32>,
+    pub(super) blinds: Vec<T>,
 }
 
 impl PreparedStep {
@@ -95,7 +95,7 @@ impl PreparedStep {
     }
 
     /// Each input ciphertext in the Fourier domain: `[block][mask 0 .. mask k-1, body]`.
-    fn transform_inputs<T: Torus>(&self, seed: &[u8; 16], bodies: &[T]) -> Vec<Vec<Complex64>> {
+    pub(super) fn transform_inputs<T: Torus>(&self, seed: &[u8; 16], bodies: &[T]) -> Vec<Vec<Complex64>> {
         let (size, k) = (self.shape.ring.size, self.shape.ring.dimension);
         let mut masks = MaskRng::new(Purpose::Ciphertexts, seed);
         let blocks = self.shape.layout.input_count();
@@ -116,7 +116,7 @@ impl PreparedStep {
             .collect()
     }
 
-    fn output_group<T: Torus>(
+    pub(super) fn output_group<T: Torus>(
         &self,
         group: usize,
         keys: &PublicKeys,

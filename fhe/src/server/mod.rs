@@ -5,6 +5,8 @@
 //! coefficient in use (traps 3 and 5), then the switch to `2^m`. The blinds' top bits leave as
 //! [`Blinds`]; a caller seals them ([`seal`]) and uses them once (trap 4).
 
+#[cfg(test)]
+mod attack_tests;
 mod blinds;
 mod evaluate;
 mod prepared;
