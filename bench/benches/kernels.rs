@@ -28,7 +28,8 @@ fn encrypt_polynomial(criterion: &mut Criterion) {
     let params = RingParams::of(RingName::N1024Q32);
     let mut seeder = core::new_seeder();
     let seeder = seeder.as_mut();
-    let mut secrets = core::SecretRandomGenerator::<core::DefaultRandomGenerator>::new(seeder.seed());
+    let mut secrets =
+        core::SecretRandomGenerator::<core::DefaultRandomGenerator>::new(seeder.seed());
     let (k, n) = (core::GlweDimension(1), core::PolynomialSize(1024));
     let secret: core::GlweSecretKeyOwned<u32> =
         core::allocate_and_generate_new_binary_glwe_secret_key(k, n, &mut secrets);
@@ -65,9 +66,16 @@ fn spec(kind: StepKind, inputs: u32, outputs: u32, bits: (u8, u8), per_input: u3
 }
 
 fn server_steps(criterion: &mut Criterion) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let mut values = |n: usize| (0..n).map(|_| rng.random_range(-60i16..=60)).collect::<Vec<_>>();
+    let mut values = |n: usize| {
+        (0..n)
+            .map(|_| rng.random_range(-60i16..=60))
+            .collect::<Vec<_>>()
+    };
     let first = StepWeights::new_static(2048, 64, values(2048 * 64)).unwrap();
     let second = StepWeights::new_lookup(64, 1, 6, 4, values(64), values(64 * 64)).unwrap();
     let features: Vec<u16> = (0..2048).map(|i| u16::from(i % 37 == 0)).collect();
@@ -109,9 +117,13 @@ fn server_steps(criterion: &mut Criterion) {
         PreparedStep::new(&specs[1], true, second).unwrap(),
     ];
     let (query, message) = Query::start(&key, &graph, &features).unwrap();
-    let done = steps[0].evaluate(&public, None, &message, &SeedLog::default()).unwrap();
+    let done = steps[0]
+        .evaluate(&public, None, &message, &SeedLog::default())
+        .unwrap();
     let mut query = query;
-    let Progress::Next(next) = query.receive(&done.reply).unwrap() else { return };
+    let Progress::Next(next) = query.receive(&done.reply).unwrap() else {
+        return;
+    };
     group.bench_function("encrypted", |bench| {
         bench.iter(|| {
             let blinds = done.blinds.as_ref();

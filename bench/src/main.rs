@@ -47,10 +47,14 @@ fn kernels(folder: &Path) -> Result<()> {
         let place = folder.join(&group);
         let variants = folders(&place)?;
         let reference = variants.iter().find(|name| name.starts_with("reference"));
-        let base = reference.map(|name| median_us(&place.join(name))).transpose()?;
+        let base = reference
+            .map(|name| median_us(&place.join(name)))
+            .transpose()?;
         for variant in &variants {
             let median = median_us(&place.join(variant))?;
-            let ratio = base.map(|base| format!("{:.3}", median / base)).unwrap_or_default();
+            let ratio = base
+                .map(|base| format!("{:.3}", median / base))
+                .unwrap_or_default();
             println!("{group},{variant},{median:.2},{ratio}");
         }
     }
@@ -60,10 +64,18 @@ fn kernels(folder: &Path) -> Result<()> {
 fn system(file: &Path) -> Result<()> {
     let report = read(file)?;
     println!("figure,value");
-    for key in ["count", "rounds", "bytes_up", "bytes_down", "public_key_bytes"] {
+    for key in [
+        "count",
+        "rounds",
+        "bytes_up",
+        "bytes_down",
+        "public_key_bytes",
+    ] {
         println!("{key},{}", report[key]);
     }
-    let summary = report["summary"].as_object().context("the report has no summary")?;
+    let summary = report["summary"]
+        .as_object()
+        .context("the report has no summary")?;
     let mut names: Vec<&String> = summary.keys().collect();
     names.sort();
     for name in names {

@@ -12,7 +12,13 @@ pub(crate) struct Args {
     #[arg(long, global = true, env = "CHEMXOR_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// Which platform to talk to: a folder under HOME with a profile.toml.
-    #[arg(long, global = true, env = "CHEMXOR_PROFILE", default_value = "local", value_name = "NAME")]
+    #[arg(
+        long,
+        global = true,
+        env = "CHEMXOR_PROFILE",
+        default_value = "local",
+        value_name = "NAME"
+    )]
     pub(crate) profile: String,
     /// File with a bearer token, instead of the profile's.
     #[arg(long, global = true, value_name = "FILE")]
@@ -42,7 +48,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Train a model on a CSV and write a bundle.
-    #[command(after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv")]
+    #[command(
+        after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv"
+    )]
     Train(TrainArgs),
     /// Show what a bundle says about itself.
     #[command(after_help = "Example:\n  chemxor inspect esol.cxb --format json")]
@@ -54,7 +62,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  chemxor approve esol --note 'checked the card'")]
     Approve(ApproveArgs),
     /// Revoke a version; running sessions end at their next step.
-    #[command(after_help = "Example:\n  chemxor revoke esol@sha256:… --reason 'training data withdrawn' --yes")]
+    #[command(
+        after_help = "Example:\n  chemxor revoke esol@sha256:… --reason 'training data withdrawn' --yes"
+    )]
     Revoke(RevokeArgs),
     /// List the models that you may see.
     #[command(after_help = "Example:\n  chemxor catalog --format json")]
@@ -63,16 +73,24 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  chemxor workers")]
     Workers,
     /// Make a token; it is shown once.
-    #[command(after_help = "Example:\n  chemxor token --subject alice@uni-basel --role querier --days 30")]
+    #[command(
+        after_help = "Example:\n  chemxor token --subject alice@uni-basel --role querier --days 30"
+    )]
     Token(TokenArgs),
     /// Predict molecules without showing them to anybody.
-    #[command(after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv")]
+    #[command(
+        after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv"
+    )]
     Query(QueryArgs),
     /// Predict measured molecules encrypted and compare with the measured values.
-    #[command(after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24")]
+    #[command(
+        after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24"
+    )]
     Evaluate(EvaluateArgs),
     /// Run everything on this machine: PostgreSQL, registry, gateway and workers, with real TLS.
-    #[command(after_help = "Example:\n  chemxor up            # until Ctrl-C; other commands then use the profile `local`")]
+    #[command(
+        after_help = "Example:\n  chemxor up            # until Ctrl-C; other commands then use the profile `local`"
+    )]
     Up(UpArgs),
     /// Run a registry.
     #[command(after_help = "Example:\n  chemxor registry --config deploy/registry.toml")]

@@ -48,11 +48,18 @@ impl Home {
             None => default_folder()?,
         };
         if args.profile.is_empty() || args.profile.contains(['/', '\\', '.']) {
-            bail!("profile {:?} is not a name: use letters, digits, '-' and '_'", args.profile);
+            bail!(
+                "profile {:?} is not a name: use letters, digits, '-' and '_'",
+                args.profile
+            );
         }
         let folder = std::path::absolute(&folder)
             .with_context(|| format!("{} is not a folder", folder.display()))?;
-        Ok(Self { folder, profile: args.profile.clone(), token_file: args.token_file.clone() })
+        Ok(Self {
+            folder,
+            profile: args.profile.clone(),
+            token_file: args.token_file.clone(),
+        })
     }
 
     /// File of a key.
@@ -133,6 +140,7 @@ fn default_folder() -> Result<PathBuf> {
     if let Some(data) = std::env::var_os("XDG_DATA_HOME") {
         return Ok(PathBuf::from(data).join("chemxor"));
     }
-    let home = std::env::var_os("HOME").context("neither HOME nor XDG_DATA_HOME is set; pass --home DIR")?;
+    let home = std::env::var_os("HOME")
+        .context("neither HOME nor XDG_DATA_HOME is set; pass --home DIR")?;
     Ok(PathBuf::from(home).join(".local/share/chemxor"))
 }

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
     );
     chemxor_runtime::telemetry::init(args.log_json, if service { "info" } else { "warn" });
     chemxor_runtime::tls::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let outcome = runtime
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(commands::run(args)));

@@ -9,7 +9,11 @@ use serde::Serialize;
 use crate::args::Format;
 
 /// Prints `value` as JSON, or calls `table`.
-pub(crate) fn print(format: Format, value: &impl Serialize, table: impl FnOnce()) -> anyhow::Result<()> {
+pub(crate) fn print(
+    format: Format,
+    value: &impl Serialize,
+    table: impl FnOnce(),
+) -> anyhow::Result<()> {
     match format {
         Format::Json => println!("{}", serde_json::to_string(value)?),
         Format::Table => table(),
@@ -20,13 +24,21 @@ pub(crate) fn print(format: Format, value: &impl Serialize, table: impl FnOnce()
 /// Prints rows under a header, columns as wide as their widest cell.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain([header[column].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> =
-            cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         println!("{}", padded.join("  ").trim_end());
     };
     line(&mut header.iter().copied());
@@ -74,7 +86,12 @@ impl Bar {
             bar.set_style(style);
         }
         bar.set_prefix(label);
-        Self { bar, plain: !quiet && !terminal, label, last: std::time::Instant::now() }
+        Self {
+            bar,
+            plain: !quiet && !terminal,
+            label,
+            last: std::time::Instant::now(),
+        }
     }
 
     pub(crate) fn set(&mut self, position: u64, message: String) {

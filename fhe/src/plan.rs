@@ -243,7 +243,8 @@ mod tests {
             };
             for (step, layer) in graph.steps().iter().zip(mlp([norm, norm])) {
                 let ring = RingParams::of(step.ring);
-                let shared = polynomial_norm_squared(&ring, &layer, step.inputs_per_polynomial as usize);
+                let shared =
+                    polynomial_norm_squared(&ring, &layer, step.inputs_per_polynomial as usize);
                 let (before, switch) = errors(&ring, shared, step.body_bits, step.switch_bits);
                 assert!(before + switch <= allowed_error(step.output_bits));
             }

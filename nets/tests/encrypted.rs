@@ -13,7 +13,12 @@ use chemxor_nets::{Dataset, ModelKind, ReadOptions, TrainConfig, train};
 fn check(kind: ModelKind, molecules: usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/esol.csv");
     let dataset = Dataset::read_csv(&path, &ReadOptions::default()).unwrap();
-    let config = TrainConfig { kind, epochs: 15, seed: 3, ..TrainConfig::default() };
+    let config = TrainConfig {
+        kind,
+        epochs: 15,
+        seed: 3,
+        ..TrainConfig::default()
+    };
     let trained = train(&dataset, &config, &mut |_| {}).unwrap();
     let manifest = trained.bundle.manifest();
     let network = support::network(manifest.graph.clone(), trained.weights.clone());
@@ -29,7 +34,11 @@ fn check(kind: ModelKind, molecules: usize) {
     }
     assert_eq!(count, molecules);
     // the model has learned something: the mean error is far below the spread of the targets
-    assert!(difference / (count as f64) < 1.0, "mean error {}", difference / count as f64);
+    assert!(
+        difference / (count as f64) < 1.0,
+        "mean error {}",
+        difference / count as f64
+    );
 }
 
 #[test]

@@ -31,7 +31,13 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const STATE_KEY_STEP: u32 = u32::MAX;
 
 /// Messages and services of version 1.
-#[allow(missing_docs, clippy::all, clippy::large_futures, unused_qualifications, unreachable_pub)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::large_futures,
+    unused_qualifications,
+    unreachable_pub
+)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/chemxor.v1.rs"));
 }

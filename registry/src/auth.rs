@@ -34,7 +34,10 @@ pub(crate) async fn person<T>(
         )
         .into());
     }
-    Ok(Authorized { actor: holder.subject, roles: holder.roles })
+    Ok(Authorized {
+        actor: holder.subject,
+        roles: holder.roles,
+    })
 }
 
 /// The gateway, by its certificate.
@@ -65,5 +68,9 @@ fn service<T>(request: &Request<T>, wanted: Role, action: Action) -> Result<Subj
         Subject::Worker(_) => Role::Worker,
         _ => return Err(refused()),
     };
-    if role == wanted && chemxor_core::allowed(role, action) { Ok(subject) } else { Err(refused()) }
+    if role == wanted && chemxor_core::allowed(role, action) {
+        Ok(subject)
+    } else {
+        Err(refused())
+    }
 }

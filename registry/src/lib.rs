@@ -20,8 +20,8 @@ use chemxor_proto::v1::catalog_server::CatalogServer;
 use chemxor_proto::v1::control_server::ControlServer;
 use chemxor_proto::v1::publishing_server::PublishingServer;
 use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
-use chemxor_runtime::tls::{TlsFiles, server_tls};
 use chemxor_runtime::serve;
+use chemxor_runtime::tls::{TlsFiles, server_tls};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,9 @@ impl RunningRegistry {
 
     /// Waits until it has shut down.
     pub async fn wait(self) -> Result<(), RegistryError> {
-        self.task.await.map_err(|error| RegistryError::Task(error.to_string()))?
+        self.task
+            .await
+            .map_err(|error| RegistryError::Task(error.to_string()))?
     }
 }
 
@@ -73,7 +75,9 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<RunningRegistry, RegistryError> {
     let store = Store::connect(&config.database_url).await?;
-    let listener = TcpListener::bind(config.listen).await.map_err(RegistryError::Listen)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(RegistryError::Listen)?;
     let addr = listener.local_addr().map_err(RegistryError::Listen)?;
     let services = Services::new(store.clone());
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;

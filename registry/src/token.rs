@@ -13,7 +13,10 @@ const PREFIX: &str = "cxr_";
 pub struct RandomnessError;
 
 fn checksum(secret: &[u8]) -> [u8; 4] {
-    let digest = Sha256::new().chain_update(b"chemxor token checksum\0").chain_update(secret).finalize();
+    let digest = Sha256::new()
+        .chain_update(b"chemxor token checksum\0")
+        .chain_update(secret)
+        .finalize();
     [digest[0], digest[1], digest[2], digest[3]]
 }
 
@@ -34,7 +37,11 @@ pub fn digest(text: &str) -> Option<[u8; 32]> {
     let (secret, sum) = bytes.split_at_checked(32)?;
     let genuine = subtle::ConstantTimeEq::ct_eq(checksum(secret).as_slice(), sum);
     bool::from(genuine).then(|| {
-        Sha256::new().chain_update(b"chemxor token\0").chain_update(secret).finalize().into()
+        Sha256::new()
+            .chain_update(b"chemxor token\0")
+            .chain_update(secret)
+            .finalize()
+            .into()
     })
 }
 
@@ -48,7 +55,10 @@ mod tests {
         assert_ne!(token.as_str(), generate().unwrap().as_str());
         assert_eq!(token.len(), PREFIX.len() + 58);
         let known = digest(&token).unwrap();
-        assert_eq!(digest(&token.to_ascii_uppercase().replace("CXR_", "cxr_")), Some(known));
+        assert_eq!(
+            digest(&token.to_ascii_uppercase().replace("CXR_", "cxr_")),
+            Some(known)
+        );
         for at in PREFIX.len()..token.len() {
             let mut other = token.as_bytes().to_vec();
             other[at] = if other[at] == b'a' { b'b' } else { b'a' };

@@ -9,21 +9,50 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 fn dependencies(package: &str) -> BTreeSet<String> {
     let manifest = format!("{}/../Cargo.toml", env!("CARGO_MANIFEST_DIR"));
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none"])
-        .args(["--format", "{lib}", "--manifest-path", &manifest, "--package", package])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
+        .args([
+            "--format",
+            "{lib}",
+            "--manifest-path",
+            &manifest,
+            "--package",
+            package,
+        ])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn registry_and_gateway_know_neither_cryptography_of_models_nor_learning() {
     for package in ["chemxor-registry", "chemxor-gateway"] {
         let found = dependencies(package);
-        assert!(found.contains("tonic"), "the tree of {package} was not read: {found:?}");
+        assert!(
+            found.contains("tonic"),
+            "the tree of {package} was not read: {found:?}"
+        );
         for forbidden in ["tfhe", "burn", "chemxor_fhe", "chemxor_nets"] {
-            assert!(!found.contains(forbidden), "{package} depends on {forbidden}");
+            assert!(
+                !found.contains(forbidden),
+                "{package} depends on {forbidden}"
+            );
         }
     }
 }
@@ -32,7 +61,10 @@ fn registry_and_gateway_know_neither_cryptography_of_models_nor_learning() {
 fn pure_crates_build_without_an_async_runtime() {
     for package in ["chemxor-core", "chemxor-fhe", "chemxor-chem"] {
         let found = dependencies(package);
-        assert!(found.contains("thiserror"), "the tree of {package} was not read: {found:?}");
+        assert!(
+            found.contains("thiserror"),
+            "the tree of {package} was not read: {found:?}"
+        );
         assert!(!found.contains("tokio"), "{package} depends on tokio");
     }
 }
@@ -45,14 +77,37 @@ fn our_crates_depend_on_each_other_only_along_the_arrows() {
         ("chemxor-core", &["chemxor-proto"]),
         ("chemxor-fhe", &["chemxor-core"]),
         ("chemxor-chem", &["chemxor-core"]),
-        ("chemxor-nets", &["chemxor-core", "chemxor-fhe", "chemxor-chem"]),
+        (
+            "chemxor-nets",
+            &["chemxor-core", "chemxor-fhe", "chemxor-chem"],
+        ),
         ("chemxor-runtime", &["chemxor-core", "chemxor-proto"]),
-        ("chemxor-registry", &["chemxor-core", "chemxor-proto", "chemxor-runtime"]),
-        ("chemxor-gateway", &["chemxor-core", "chemxor-proto", "chemxor-runtime"]),
-        ("chemxor-worker", &["chemxor-core", "chemxor-fhe", "chemxor-proto", "chemxor-runtime"]),
+        (
+            "chemxor-registry",
+            &["chemxor-core", "chemxor-proto", "chemxor-runtime"],
+        ),
+        (
+            "chemxor-gateway",
+            &["chemxor-core", "chemxor-proto", "chemxor-runtime"],
+        ),
+        (
+            "chemxor-worker",
+            &[
+                "chemxor-core",
+                "chemxor-fhe",
+                "chemxor-proto",
+                "chemxor-runtime",
+            ],
+        ),
         (
             "chemxor-client",
-            &["chemxor-core", "chemxor-fhe", "chemxor-chem", "chemxor-proto", "chemxor-runtime"],
+            &[
+                "chemxor-core",
+                "chemxor-fhe",
+                "chemxor-chem",
+                "chemxor-proto",
+                "chemxor-runtime",
+            ],
         ),
     ]);
     let metadata = MetadataCommand::new()
@@ -63,11 +118,20 @@ fn our_crates_depend_on_each_other_only_along_the_arrows() {
         .unwrap();
     let mut checked = 0;
     for package in &metadata.packages {
-        let Some(allowed) = allowed.get(package.name.as_str()) else { continue };
-        let normal = package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal);
+        let Some(allowed) = allowed.get(package.name.as_str()) else {
+            continue;
+        };
+        let normal = package
+            .dependencies
+            .iter()
+            .filter(|d| d.kind == DependencyKind::Normal);
         for dependency in normal.filter(|d| d.path.is_some()) {
             let other = dependency.name.as_str();
-            assert!(allowed.contains(&other), "{} must not depend on {other}", package.name);
+            assert!(
+                allowed.contains(&other),
+                "{} must not depend on {other}",
+                package.name
+            );
         }
         checked += 1;
     }

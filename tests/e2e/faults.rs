@@ -28,7 +28,11 @@ fn check_rows(path: &std::path::Path, rows: usize) {
     let mut count = 0;
     for (id, record) in reader.records().enumerate() {
         let record = record.unwrap();
-        assert_eq!(record[0], id.to_string(), "no row is lost, repeated or shifted");
+        assert_eq!(
+            record[0],
+            id.to_string(),
+            "no row is lost, repeated or shifted"
+        );
         assert_eq!(&record[3], "ok", "{record:?}");
         record[2].parse::<f64>().unwrap();
         count += 1;
@@ -43,8 +47,19 @@ fn a_killed_worker_that_comes_back_costs_no_row() {
     let input = write_library(&platform, 3000);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
-    let arguments = ["query", "esol", "--input", &input, "--output", output.to_str().unwrap()];
-    let mut query = platform.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let arguments = [
+        "query",
+        "esol",
+        "--input",
+        &input,
+        "--output",
+        output.to_str().unwrap(),
+    ];
+    let mut query = platform
+        .command(&arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
     platform.workers[1].take().unwrap().kill();
     platform.start_worker(1);
@@ -61,18 +76,36 @@ fn a_worker_that_stays_away_stops_the_run_with_a_clear_error() {
     let input = write_library(&platform, 5000);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
-    let arguments = ["query", "esol", "--input", &input, "--output", output.to_str().unwrap()];
-    let query = platform.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let arguments = [
+        "query",
+        "esol",
+        "--input",
+        &input,
+        "--output",
+        output.to_str().unwrap(),
+    ];
+    let query = platform
+        .command(&arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
     platform.workers[0].take().unwrap().kill();
     let ended = query.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(!ended.status.success(), "{said}");
     assert!(said.contains("CX-Q06"), "{said}");
-    assert!(!output.exists(), "an incomplete output never has the final name");
+    assert!(
+        !output.exists(),
+        "an incomplete output never has the final name"
+    );
     let mut reader = csv::Reader::from_path(&partial).unwrap();
     for (id, record) in reader.records().enumerate() {
-        assert_eq!(record.unwrap()[0], id.to_string(), "what was written is in order");
+        assert_eq!(
+            record.unwrap()[0],
+            id.to_string(),
+            "what was written is in order"
+        );
     }
 }
 
@@ -83,8 +116,19 @@ fn revoking_a_version_stops_a_running_batch_with_the_reason() {
     let input = write_library(&platform, 50_000);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
-    let arguments = ["query", "esol", "--input", &input, "--output", output.to_str().unwrap()];
-    let query = platform.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let arguments = [
+        "query",
+        "esol",
+        "--input",
+        &input,
+        "--output",
+        output.to_str().unwrap(),
+    ];
+    let query = platform
+        .command(&arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
     let exact = format!("esol@{version}");
     let revoked = platform.json(&["revoke", &exact, "--reason", "test", "--yes"]);

@@ -55,7 +55,10 @@ impl Platform {
     /// Starts PostgreSQL, a registry, a gateway and `workers` workers, and makes tokens.
     pub(crate) fn start(workers: usize) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::Builder::new().prefix("cxe2e").tempdir_in("/tmp").unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("cxe2e")
+            .tempdir_in("/tmp")
+            .unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(folder.path().join("local")).unwrap();
         let cluster = LocalCluster::start(&folder.path().join("pg"), Durability::None).unwrap();
@@ -86,8 +89,14 @@ impl Platform {
     }
 
     fn tls(&self, subject: &Subject, name: &str) -> String {
-        let files = self.authority.issue_to(subject, &self.local(), name).unwrap();
-        format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key)
+        let files = self
+            .authority
+            .issue_to(subject, &self.local(), name)
+            .unwrap();
+        format!(
+            "[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+            files.ca, files.cert, files.key
+        )
     }
 
     fn spawn(&self, role: &str, name: &str, config: &str) -> Service {
@@ -102,8 +111,16 @@ impl Platform {
             .unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_chemxor"))
             .arg(role)
-            .args([Path::new("--config"), &config_path, Path::new("--ready-file"), &ready])
-            .env("CHEMXOR_LOG", "debug,h2=info,hyper=info,tower=info,sqlx=info")
+            .args([
+                Path::new("--config"),
+                &config_path,
+                Path::new("--ready-file"),
+                &ready,
+            ])
+            .env(
+                "CHEMXOR_LOG",
+                "debug,h2=info,hyper=info,tower=info,sqlx=info",
+            )
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -114,7 +131,10 @@ impl Platform {
             }
             std::fs::read_to_string(&ready).ok()
         });
-        Service { child, address: address.replace("127.0.0.1", "localhost") }
+        Service {
+            child,
+            address: address.replace("127.0.0.1", "localhost"),
+        }
     }
 
     pub(crate) fn log(&self, name: &str) -> String {
@@ -122,7 +142,10 @@ impl Platform {
     }
 
     pub(crate) fn start_registry(&mut self) {
-        let listen = self.registry.as_ref().map_or("127.0.0.1:0".to_owned(), |s| s.address.clone());
+        let listen = self
+            .registry
+            .as_ref()
+            .map_or("127.0.0.1:0".to_owned(), |s| s.address.clone());
         let config = format!(
             "listen = {listen:?}\ndatabase_url = {:?}\n{}",
             self.cluster.url("postgres"),
@@ -163,7 +186,11 @@ impl Platform {
         use chemxor_core::{Role, RoleSet};
         let files = self
             .authority
-            .issue_to(&Subject::Client("lab".parse().unwrap()), &self.local(), "client")
+            .issue_to(
+                &Subject::Client("lab".parse().unwrap()),
+                &self.local(),
+                "client",
+            )
             .unwrap();
         let mut profile = format!(
             "registry = {:?}\ngateway = {:?}\nca = {:?}\ncert = {:?}\nkey = {:?}\n[tokens]\n",
@@ -173,7 +200,10 @@ impl Platform {
             files.cert,
             files.key
         );
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let url = self.cluster.url("postgres");
             let store = chemxor_registry::store::Store::connect(&url).await.unwrap();
@@ -181,7 +211,10 @@ impl Platform {
                 let life = Duration::from_secs(3600);
                 let roles = RoleSet::new([role]);
                 let subject = format!("{role}@test");
-                let token = store.create_token("test", &subject, &roles, life).await.unwrap();
+                let token = store
+                    .create_token("test", &subject, &roles, life)
+                    .await
+                    .unwrap();
                 let secret = token.secret;
                 let path = self.local().join(format!("{role}.token"));
                 chemxor_client::files::create_secret(&path, secret.as_bytes()).unwrap();
@@ -195,7 +228,9 @@ impl Platform {
     /// Runs the command with this platform's home.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chemxor"));
-        command.args(arguments).env("CHEMXOR_HOME", self.folder.path());
+        command
+            .args(arguments)
+            .env("CHEMXOR_HOME", self.folder.path());
         command.env_remove("CHEMXOR_PROFILE").stdin(Stdio::null());
         command
     }
@@ -224,7 +259,9 @@ impl Platform {
         let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv");
         let bundle = self.path(&format!("{name}.cxb")).display().to_string();
         let holdout = self.path("holdout.csv").display().to_string();
-        let train = ["train", "--input", data, "--name", name, "--epochs", "8", "--output", &bundle];
+        let train = [
+            "train", "--input", data, "--name", name, "--epochs", "8", "--output", &bundle,
+        ];
         self.json(&[&train[..], &["--holdout", &holdout]].concat());
         if !self.path("keys/publisher.key").exists() {
             self.json(&["keys", "new", "--publisher"]);

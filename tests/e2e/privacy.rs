@@ -6,7 +6,10 @@ use crate::platform::Platform;
 const CANARY: &str = "CC(C)(F)c1ccc(cc1)C(=O)NCCSCc1ccco1";
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    !needle.is_empty() && haystack.windows(needle.len()).any(|window| window == needle)
+    !needle.is_empty()
+        && haystack
+            .windows(needle.len())
+            .any(|window| window == needle)
 }
 
 #[test]
@@ -18,19 +21,33 @@ fn servers_keep_no_molecule_no_secret_key_and_no_token() {
 
     // beside initdb, or on PATH where initdb is a link
     let beside = platform.cluster.bin().join("pg_dump");
-    let program = if beside.exists() { beside } else { "pg_dump".into() };
+    let program = if beside.exists() {
+        beside
+    } else {
+        "pg_dump".into()
+    };
     let dump = std::process::Command::new(program)
         .args(["--dbname", &platform.cluster.url("postgres")])
         .output()
         .unwrap();
-    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    assert!(
+        dump.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dump.stderr)
+    );
     let dump = dump.stdout;
-    assert!(contains(&dump, b"aqueous") || contains(&dump, b"esol"), "the dump holds the catalogue");
+    assert!(
+        contains(&dump, b"aqueous") || contains(&dump, b"esol"),
+        "the dump holds the catalogue"
+    );
     let logs: Vec<(String, Vec<u8>)> = ["registry", "gateway", "worker-1", "worker-2"]
         .iter()
         .map(|name| ((*name).to_owned(), platform.log(name).into_bytes()))
         .collect();
-    assert!(logs.iter().all(|(_, log)| log.len() > 100), "the logs were kept");
+    assert!(
+        logs.iter().all(|(_, log)| log.len() > 100),
+        "the logs were kept"
+    );
 
     let key = std::fs::read(platform.path("keys/default.key")).unwrap();
     let fragment = &key[64..96];

@@ -8,7 +8,10 @@ fn a_model_is_trained_published_approved_and_queried() {
     let version = platform.publish("esol", false);
 
     let early = platform.refusal(&["query", "esol", "--smiles", "CCO"]);
-    assert!(early.contains("CX-M01"), "not visible before approval: {early}");
+    assert!(
+        early.contains("CX-M01"),
+        "not visible before approval: {early}"
+    );
     let publisher = platform.path("local/publisher.token").display().to_string();
     let own = platform.refusal(&["approve", "esol", "--token-file", &publisher]);
     assert!(own.contains("CX-A03"), "a publisher may not approve: {own}");
@@ -39,9 +42,16 @@ fn a_model_is_trained_published_approved_and_queried() {
     let workers = platform.json(&["workers"]);
     assert_eq!(workers.as_array().unwrap().len(), 2);
     let logs = [platform.log("worker-1"), platform.log("worker-2")];
-    let holds = |log: &str, steps: &str| log.contains(&format!("partition ready")) && log.contains(steps);
-    assert!(holds(&logs[0], "steps=[0]") && !logs[0].contains("steps=[1]"), "one partition each");
-    assert!(holds(&logs[1], "steps=[1]") && !logs[1].contains("steps=[0]"), "one partition each");
+    let holds =
+        |log: &str, steps: &str| log.contains(&format!("partition ready")) && log.contains(steps);
+    assert!(
+        holds(&logs[0], "steps=[0]") && !logs[0].contains("steps=[1]"),
+        "one partition each"
+    );
+    assert!(
+        holds(&logs[1], "steps=[1]") && !logs[1].contains("steps=[0]"),
+        "one partition each"
+    );
 }
 
 #[test]
@@ -54,10 +64,21 @@ fn a_batch_keeps_every_row_in_its_place() {
     let output = platform.path("out.csv");
     let arguments = ["query", "esol", "--input", input.to_str().unwrap()];
     let report = platform.json(&[&arguments[..], &["--output", output.to_str().unwrap()]].concat());
-    assert_eq!((&report["rows"], &report["predicted"]), (&6.into(), &3.into()));
+    assert_eq!(
+        (&report["rows"], &report["predicted"]),
+        (&6.into(), &3.into())
+    );
     let mut reader = csv::Reader::from_path(&output).unwrap();
-    let header: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
-    assert_eq!(header, ["id", "smiles", "note", "prediction", "status", "reason"]);
+    let header: Vec<String> = reader
+        .headers()
+        .unwrap()
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        header,
+        ["id", "smiles", "note", "prediction", "status", "reason"]
+    );
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
     let ids: Vec<&str> = rows.iter().map(|row| &row[0]).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
@@ -65,7 +86,11 @@ fn a_batch_keeps_every_row_in_its_place() {
     assert_eq!(good, [true, false, true, false, false, true]);
     for row in &rows {
         assert_eq!(&row[4] == "ok", !row[3].is_empty());
-        assert_eq!(&row[4] == "ok", row[5].is_empty(), "a bad row says why: {row:?}");
+        assert_eq!(
+            &row[4] == "ok",
+            row[5].is_empty(),
+            "a bad row says why: {row:?}"
+        );
     }
     assert_eq!(&rows[0][2], "a, b");
     assert!(!platform.path("out.csv.partial").exists());
@@ -81,7 +106,18 @@ fn bad_input_is_named_with_its_reason_and_the_next_step() {
         (&["revoke", "esol@sha256:12", "--reason", "x"], "--yes"),
         (&["catalog", "--profile", "elsewhere"], "chemxor up"),
         (&["keys", "new", "--name", "../x"], "../x"),
-        (&["train", "--input", "/nonexistent.csv", "--name", "x", "--output", "/tmp/x"], "/nonexistent.csv"),
+        (
+            &[
+                "train",
+                "--input",
+                "/nonexistent.csv",
+                "--name",
+                "x",
+                "--output",
+                "/tmp/x",
+            ],
+            "/nonexistent.csv",
+        ),
     ];
     for (arguments, expected) in cases {
         let said = platform.refusal(arguments);

@@ -39,8 +39,16 @@ pub(crate) async fn list(home: &Home, format: Format) -> Result<()> {
                 ]
             })
             .collect();
-        let header =
-            ["name", "state", "endpoint", "unit", "held out", "leakage/query", "publisher", "version"];
+        let header = [
+            "name",
+            "state",
+            "endpoint",
+            "unit",
+            "held out",
+            "leakage/query",
+            "publisher",
+            "version",
+        ];
         output::table(&header, &rows);
     })
 }
@@ -54,9 +62,14 @@ pub(crate) async fn workers(home: &Home, format: Format) -> Result<()> {
     output::print(format, &value, || {
         let row = |worker: &_| -> Vec<String> {
             let worker: &Value = worker;
-            ["name", "endpoint"].map(|key| worker[key].as_str().unwrap_or_default().to_owned()).to_vec()
+            ["name", "endpoint"]
+                .map(|key| worker[key].as_str().unwrap_or_default().to_owned())
+                .to_vec()
         };
-        output::table(&["name", "endpoint"], &value.iter().map(row).collect::<Vec<_>>());
+        output::table(
+            &["name", "endpoint"],
+            &value.iter().map(row).collect::<Vec<_>>(),
+        );
     })
 }
 
@@ -64,7 +77,10 @@ pub(crate) async fn approve(home: &Home, format: Format, args: &ApproveArgs) -> 
     let model = args.model.parse()?;
     let entry = catalog::approve(&home.registry("reviewer")?, &model, &args.note).await?;
     output::print(format, &entry_json(&entry), || {
-        println!("{}@{} is {}", entry.manifest.name, entry.version, entry.state);
+        println!(
+            "{}@{} is {}",
+            entry.manifest.name, entry.version, entry.state
+        );
     })
 }
 
@@ -83,7 +99,10 @@ pub(crate) async fn revoke(home: &Home, format: Format, args: &RevokeArgs) -> Re
     let model = args.model.parse()?;
     let entry = catalog::revoke(&home.registry("admin")?, &model, &args.reason).await?;
     output::print(format, &entry_json(&entry), || {
-        println!("{}@{} is {}", entry.manifest.name, entry.version, entry.state);
+        println!(
+            "{}@{} is {}",
+            entry.manifest.name, entry.version, entry.state
+        );
     })
 }
 

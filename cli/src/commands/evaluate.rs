@@ -27,7 +27,10 @@ struct Done {
 }
 
 fn rmse(done: &[Done], value: impl Fn(&Done) -> f64) -> f64 {
-    let squares: f64 = done.iter().map(|done| (value(done) - done.row.measured).powi(2)).sum();
+    let squares: f64 = done
+        .iter()
+        .map(|done| (value(done) - done.row.measured).powi(2))
+        .sum();
     (squares / done.len() as f64).sqrt()
 }
 
@@ -40,7 +43,10 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
         .collect::<csv::Result<_>>()
         .with_context(context)?;
     if rows.is_empty() {
-        bail!("{}: no rows; write one with `chemxor train --holdout`", context());
+        bail!(
+            "{}: no rows; write one with `chemxor train --holdout`",
+            context()
+        );
     }
     let predictor = predictor(home, &args.model, &args.key).await?;
     // the first query pays for the connection; it is counted apart
@@ -55,13 +61,20 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
         down += prediction.bytes_down;
         rounds = prediction.rounds;
         let ms = millis(prediction.elapsed);
-        done.push(Done { row, encrypted: prediction.values[0], ms });
+        done.push(Done {
+            row,
+            encrypted: prediction.values[0],
+            ms,
+        });
     }
     let count = done.len() as u64;
     let latencies: Vec<f64> = done.iter().map(|done| done.ms).collect();
     let (p50, p95) = percentiles(&latencies);
-    let difference =
-        done.iter().map(|d| (d.encrypted - d.row.plain).abs()).sum::<f64>() / count as f64;
+    let difference = done
+        .iter()
+        .map(|d| (d.encrypted - d.row.plain).abs())
+        .sum::<f64>()
+        / count as f64;
     let summary: HashMap<&str, f64> = HashMap::from([
         ("rmse_plain", rmse(&done, |d| d.row.plain)),
         ("rmse_twin", rmse(&done, |d| d.row.twin)),
@@ -73,10 +86,12 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
     ]);
     let molecules: Vec<_> = done
         .iter()
-        .map(|d| json!({
-            "smiles": d.row.smiles, "measured": d.row.measured, "plain": d.row.plain,
-            "twin": d.row.twin, "encrypted": d.encrypted, "ms": d.ms,
-        }))
+        .map(|d| {
+            json!({
+                "smiles": d.row.smiles, "measured": d.row.measured, "plain": d.row.plain,
+                "twin": d.row.twin, "encrypted": d.encrypted, "ms": d.ms,
+            })
+        })
         .collect();
     let value = json!({
         "summary": summary, "molecules": molecules, "count": count, "rounds": rounds,
@@ -98,14 +113,34 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
                 ]
             })
             .collect();
-        let header = ["molecule", "measured", "   plain", "clear twin", "encrypted", "ms"];
+        let header = [
+            "molecule",
+            "measured",
+            "   plain",
+            "clear twin",
+            "encrypted",
+            "ms",
+        ];
         output::table(&header, &rows);
         let get = |key| summary.get(key).copied().unwrap_or(f64::NAN);
         println!();
-        println!("RMSE against the measured values, {count} molecules: plain {:.3}, clear twin {:.3}, encrypted {:.3}",
-            get("rmse_plain"), get("rmse_twin"), get("rmse_encrypted"));
-        println!("mean |encrypted - plain|: {difference:.4} {}", predictor.manifest().unit);
-        println!("time a molecule: p50 {p50:.1} ms, p95 {p95:.1} ms, {rounds} rounds; opening the session: {open_ms:.1} ms");
-        println!("bytes a molecule: {} up, {} down; public keys once a session: {key_bytes}", up / count, down / count);
+        println!(
+            "RMSE against the measured values, {count} molecules: plain {:.3}, clear twin {:.3}, encrypted {:.3}",
+            get("rmse_plain"),
+            get("rmse_twin"),
+            get("rmse_encrypted")
+        );
+        println!(
+            "mean |encrypted - plain|: {difference:.4} {}",
+            predictor.manifest().unit
+        );
+        println!(
+            "time a molecule: p50 {p50:.1} ms, p95 {p95:.1} ms, {rounds} rounds; opening the session: {open_ms:.1} ms"
+        );
+        println!(
+            "bytes a molecule: {} up, {} down; public keys once a session: {key_bytes}",
+            up / count,
+            down / count
+        );
     })
 }

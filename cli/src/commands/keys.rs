@@ -10,11 +10,18 @@ use crate::output;
 
 /// The passphrase of lab keys, from the environment.
 pub(crate) fn passphrase() -> Option<zeroize::Zeroizing<String>> {
-    std::env::var("CHEMXOR_PASSPHRASE").ok().filter(|text| !text.is_empty()).map(Into::into)
+    std::env::var("CHEMXOR_PASSPHRASE")
+        .ok()
+        .filter(|text| !text.is_empty())
+        .map(Into::into)
 }
 
 pub(crate) fn new(home: &Home, format: Format, args: &KeysNewArgs) -> Result<()> {
-    let default = if args.publisher { "publisher" } else { "default" };
+    let default = if args.publisher {
+        "publisher"
+    } else {
+        "default"
+    };
     let path = home.key(args.name.as_deref().unwrap_or(default))?;
     let (kind, protected) = if args.publisher {
         keyring::create_signing_key(&path)?;
@@ -28,7 +35,9 @@ pub(crate) fn new(home: &Home, format: Format, args: &KeysNewArgs) -> Result<()>
     output::print(format, &value, || {
         println!("made a {kind} key: {}", path.display());
         if kind == "query" && !protected {
-            println!("it is protected by file permissions only; set CHEMXOR_PASSPHRASE to encrypt the next one");
+            println!(
+                "it is protected by file permissions only; set CHEMXOR_PASSPHRASE to encrypt the next one"
+            );
         }
     })
 }

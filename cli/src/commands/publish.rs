@@ -20,7 +20,10 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
     let bundle = read_bundle(&args.bundle)?;
     let key = home.key(&args.key)?;
     if !key.exists() {
-        bail!("no signing key {}; make one with `chemxor keys new --publisher`", key.display());
+        bail!(
+            "no signing key {}; make one with `chemxor keys new --publisher`",
+            key.display()
+        );
     }
     let signer = keyring::load_signing_key(&key)?;
     let access = home.registry("publisher")?;
@@ -64,7 +67,10 @@ pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
         println!("{}@{}", manifest.name, bundle.version());
         println!("{} [{}]", manifest.endpoint, manifest.unit);
         let metrics = &manifest.metrics;
-        println!("held-out {} {:.4} (float), {:.4} (integers)", metrics.metric, metrics.float, metrics.twin);
+        println!(
+            "held-out {} {:.4} (float), {:.4} (integers)",
+            metrics.metric, metrics.float, metrics.twin
+        );
         let rows: Vec<Vec<String>> = manifest
             .graph
             .steps()
@@ -83,7 +89,22 @@ pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
                 ]
             })
             .collect();
-        output::table(&["step", "kind", "shape", "ring", "b/B", "n_in", "body bits", "m"], &rows);
-        println!("a query releases at most {} bits about the weights", manifest.leakage_bits_per_query);
+        output::table(
+            &[
+                "step",
+                "kind",
+                "shape",
+                "ring",
+                "b/B",
+                "n_in",
+                "body bits",
+                "m",
+            ],
+            &rows,
+        );
+        println!(
+            "a query releases at most {} bits about the weights",
+            manifest.leakage_bits_per_query
+        );
     })
 }

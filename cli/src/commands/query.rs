@@ -18,13 +18,22 @@ use crate::output::{self, Bar};
 pub(crate) async fn predictor(home: &Home, model: &str, key: &str) -> Result<Predictor> {
     let path = home.key(key)?;
     if !path.exists() {
-        bail!("no key {}; make one with `chemxor keys new`", path.display());
+        bail!(
+            "no key {}; make one with `chemxor keys new`",
+            path.display()
+        );
     }
     let passphrase = passphrase();
     let key = keyring::load_client_key(&path, passphrase.as_ref().map(|text| text.as_str()))?;
     let entry = catalog::get(&home.registry("querier")?, &model.parse()?).await?;
     let gateway = home.gateway()?;
-    Ok(Predictor::new(gateway, entry.version, entry.manifest, Arc::new(key), Patience::default()))
+    Ok(Predictor::new(
+        gateway,
+        entry.version,
+        entry.manifest,
+        Arc::new(key),
+        Patience::default(),
+    ))
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result<()> {
@@ -73,7 +82,12 @@ async fn one(predictor: &Predictor, format: Format, smiles: &str) -> Result<()> 
     })
 }
 
-async fn many(predictor: &Predictor, format: Format, options: &BatchOptions, quiet: bool) -> Result<()> {
+async fn many(
+    predictor: &Predictor,
+    format: Format,
+    options: &BatchOptions,
+    quiet: bool,
+) -> Result<()> {
     let started = std::time::Instant::now();
     let mut bar = Bar::new("query", None, quiet || format == Format::Json);
     let report = batch::run(predictor, options, |rows| bar.set(rows, String::new())).await?;
@@ -88,8 +102,14 @@ async fn many(predictor: &Predictor, format: Format, options: &BatchOptions, qui
     output::print(format, &value, || {
         println!(
             "{} rows written to {}: {} predicted, {} with a molecule that cannot be read",
-            report.rows, options.output.display(), report.predicted, report.bad_molecules
+            report.rows,
+            options.output.display(),
+            report.predicted,
+            report.bad_molecules
         );
-        println!("{seconds:.1} s, {:.1} molecules a second", report.rows as f64 / seconds);
+        println!(
+            "{seconds:.1} s, {:.1} molecules a second",
+            report.rows as f64 / seconds
+        );
     })
 }

@@ -16,7 +16,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// Says that the service is up, for scripts: the file appears complete or not at all.
 fn ready(args: &ServiceArgs, addr: SocketAddr) -> Result<()> {
-    let Some(path) = &args.ready_file else { return Ok(()) };
+    let Some(path) = &args.ready_file else {
+        return Ok(());
+    };
     let new = path.with_extension("new");
     std::fs::write(&new, addr.to_string()).with_context(|| new.display().to_string())?;
     std::fs::rename(&new, path).with_context(|| path.display().to_string())

@@ -25,7 +25,9 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
     let config = TrainConfig {
         name: args.name.clone(),
         kind: match args.model {
-            Kind::Mlp => ModelKind::Mlp { hidden: args.hidden },
+            Kind::Mlp => ModelKind::Mlp {
+                hidden: args.hidden,
+            },
             Kind::Linear => ModelKind::Linear,
         },
         endpoint: args.endpoint.clone(),
@@ -40,13 +42,17 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
     };
     let mut bar = Bar::new("train", Some(args.epochs as u64), false);
     let trained = chemxor_nets::train(&dataset, &config, &mut |progress| {
-        bar.set(progress.epoch as u64, format!("validation loss {:.4}", progress.validation_loss));
+        bar.set(
+            progress.epoch as u64,
+            format!("validation loss {:.4}", progress.validation_loss),
+        );
     })?;
     bar.finish();
     std::fs::write(&args.output, trained.bundle.to_bytes())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(path) = &args.holdout {
-        write_holdout(path, &trained).with_context(|| format!("cannot write {}", path.display()))?;
+        write_holdout(path, &trained)
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let report = &trained.report;
     let value = json!({
@@ -54,17 +60,27 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
     });
     output::print(format, &value, || {
         let metrics = &report.metrics;
-        println!("bundle     {} ({} bytes)", args.output.display(), report.bundle_bytes);
+        println!(
+            "bundle     {} ({} bytes)",
+            args.output.display(),
+            report.bundle_bytes
+        );
         println!("version    {}", trained.bundle.version());
         println!(
             "data       {} rows used, {} left out, {} for training, {} held out",
-            report.rows, report.bad_rows.len(), report.train_rows, report.test_rows
+            report.rows,
+            report.bad_rows.len(),
+            report.train_rows,
+            report.test_rows
         );
         println!(
             "held out   {} {:.4} in floating point, {:.4} as the integers that run encrypted",
             metrics.metric, metrics.float, metrics.twin
         );
-        println!("leakage    at most {} bits about the weights a query", trained.bundle.manifest().leakage_bits_per_query);
+        println!(
+            "leakage    at most {} bits about the weights a query",
+            trained.bundle.manifest().leakage_bits_per_query
+        );
         println!("time       {:.1} s", report.seconds);
     })
 }

@@ -101,8 +101,14 @@ pub(crate) async fn run(home: &Home, format: Format, args: &UpArgs) -> Result<()
         "workers": args.workers, "folder": folder,
     });
     output::print(format, &value, || {
-        println!("ready: registry {registry_address}, gateway {gateway_address}, {} workers", args.workers);
-        println!("profile and tokens are in {}; Ctrl-C stops everything", folder.display());
+        println!(
+            "ready: registry {registry_address}, gateway {gateway_address}, {} workers",
+            args.workers
+        );
+        println!(
+            "profile and tokens are in {}; Ctrl-C stops everything",
+            folder.display()
+        );
     })?;
     stop.cancelled().await;
     gateway.wait().await?;
@@ -126,10 +132,7 @@ async fn wait_for_workers(store: &Store, count: usize) -> Result<()> {
 }
 
 /// One token for each role, with a subject of its own, so that nobody approves what he published.
-async fn make_tokens(
-    store: &Store,
-    folder: &Path,
-) -> Result<BTreeMap<String, std::path::PathBuf>> {
+async fn make_tokens(store: &Store, folder: &Path) -> Result<BTreeMap<String, std::path::PathBuf>> {
     let mut tokens = BTreeMap::new();
     for role in Role::ALL.into_iter().filter(|role| role.is_token_role()) {
         let name = format!("{role}.token");
@@ -145,8 +148,9 @@ async fn make_tokens(
         }
         let lifetime = Duration::from_secs(30 * 86_400);
         let subject = format!("{role}@local");
-        let made =
-            store.create_token("chemxor up", &subject, &RoleSet::new([role]), lifetime).await?;
+        let made = store
+            .create_token("chemxor up", &subject, &RoleSet::new([role]), lifetime)
+            .await?;
         files::create_secret(&path, made.secret.as_bytes())?;
         tokens.insert(role.to_string(), name.into());
     }

@@ -51,8 +51,10 @@ fn invert(a: &[u32]) -> Option<Vec<u32>> {
         square = multiply(&square, &square).iter().map(|x| x & 1).collect();
     }
     for _ in 0..5 {
-        let mut correction: Vec<u32> =
-            multiply(a, &inverse).iter().map(|x| 0u32.wrapping_sub(*x)).collect();
+        let mut correction: Vec<u32> = multiply(a, &inverse)
+            .iter()
+            .map(|x| 0u32.wrapping_sub(*x))
+            .collect();
         correction[0] = correction[0].wrapping_add(2);
         inverse = multiply(&inverse, &correction);
     }
@@ -76,7 +78,9 @@ fn spec(inputs: u32, outputs: u32, ring: RingName, per_input: u32, bits: (u8, u8
 
 fn weights(count: usize, seed: u64) -> Vec<i16> {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
-    (0..count).map(|_| rng.random_range(-100i16..=100)).collect()
+    (0..count)
+        .map(|_| rng.random_range(-100i16..=100))
+        .collect()
 }
 
 /// A message of a client whose mask can be divided by, and that mask.
@@ -108,7 +112,11 @@ fn unprotected_mask(row: &[i16], mask: &[u32]) -> Vec<u32> {
 
 /// Weights read from a quotient: coefficient i of the weight polynomial is `W[N-1-i]`.
 fn read_weights(quotient: &[u32]) -> Vec<i64> {
-    quotient.iter().rev().map(|x| i64::from(*x as i32)).collect()
+    quotient
+        .iter()
+        .rev()
+        .map(|x| i64::from(*x as i32))
+        .collect()
 }
 
 #[test]
@@ -152,14 +160,20 @@ fn one_encryption_of_zero_for_two_replies_gives_the_difference_of_their_weights(
     let subtract = |a: &[u32], b: &[u32]| -> Vec<u32> {
         a.iter().zip(b).map(|(a, b)| a.wrapping_sub(*b)).collect()
     };
-    let exact: Vec<i64> =
-        rows[0].iter().zip(&rows[1]).map(|(a, b)| i64::from(*a) - i64::from(*b)).collect();
+    let exact: Vec<i64> = rows[0]
+        .iter()
+        .zip(&rows[1])
+        .map(|(a, b)| i64::from(*a) - i64::from(*b))
+        .collect();
 
     // unprotected: the same uniform mask of "zero" on both replies cancels
     let mut rng = ChaCha20Rng::seed_from_u64(4);
     let zero: Vec<u32> = (0..N).map(|_| rng.random()).collect();
     let add = |a: Vec<u32>| -> Vec<u32> {
-        a.iter().zip(&zero).map(|(a, z)| a.wrapping_add(*z)).collect()
+        a.iter()
+            .zip(&zero)
+            .map(|(a, z)| a.wrapping_add(*z))
+            .collect()
     };
     let replies = rows.each_ref().map(|row| add(unprotected_mask(row, &mask)));
     let stolen = read_weights(&multiply(&subtract(&replies[0], &replies[1]), &inverse));
@@ -167,8 +181,12 @@ fn one_encryption_of_zero_for_two_replies_gives_the_difference_of_their_weights(
 
     // real: two output ciphertexts of one evaluation have independent encryptions of zero
     let both = rows.concat();
-    let step =
-        PreparedStep::new(&step_spec, true, StepWeights::new_static(N, 2, both).unwrap()).unwrap();
+    let step = PreparedStep::new(
+        &step_spec,
+        true,
+        StepWeights::new_static(N, 2, both).unwrap(),
+    )
+    .unwrap();
     let seeds = SeedLog::default();
     let rings = [RingName::N1024Q32];
     let public = key.public_keys(&rings).unwrap();
@@ -201,9 +219,8 @@ fn measured_variance<T: Torus>(step_spec: &StepSpec, runs: usize) -> (f64, usize
         if run % 2 == 0 {
             key = None;
         }
-        let key = key.get_or_insert_with(|| {
-            Arc::new(ClientKey::generate(&[step_spec.ring]).unwrap())
-        });
+        let key =
+            key.get_or_insert_with(|| Arc::new(ClientKey::generate(&[step_spec.ring]).unwrap()));
         let seeds = SeedLog::default();
         let public = key.public_keys(&[step_spec.ring]).unwrap();
         let public = PublicKeys::from_bytes(&public, &[step_spec.ring], &seeds).unwrap();
@@ -214,7 +231,9 @@ fn measured_variance<T: Torus>(step_spec: &StepSpec, runs: usize) -> (f64, usize
         let secret = key.ring(step_spec.ring).unwrap();
         let mut scratch = fourier_zero(ring.size);
         for group in 0..layout.output_count() {
-            let result = step.output_group::<T>(group, &public, &transformed, None).unwrap();
+            let result = step
+                .output_group::<T>(group, &public, &transformed, None)
+                .unwrap();
             let mut product = vec![0u32; ring.size];
             secret.add_mask_product(&mut product, &result.masks, &mut scratch);
             for (within, (body, blind)) in result.bodies.iter().zip(&result.blinds).enumerate() {
@@ -229,7 +248,11 @@ fn measured_variance<T: Torus>(step_spec: &StepSpec, runs: usize) -> (f64, usize
         }
     }
     // every row of the polynomial adds to the noise of each output
-    (sum / count as f64, count, mean_norm * layout.per_output().min(outputs) as f64)
+    (
+        sum / count as f64,
+        count,
+        mean_norm * layout.per_output().min(outputs) as f64,
+    )
 }
 
 fn check_formula<T: Torus>(step_spec: &StepSpec, runs: usize) {
@@ -241,7 +264,10 @@ fn check_formula<T: Torus>(step_spec: &StepSpec, runs: usize) {
     // standard error of a variance from 10,000 normal samples is 1.4 %; samples under one key share
     // its noise, which widens it; 10 % is beyond five standard errors of what was seen
     let ratio = measured / expected;
-    assert!((0.90..1.10).contains(&ratio), "{step_spec:?}: measured / expected = {ratio}");
+    assert!(
+        (0.90..1.10).contains(&ratio),
+        "{step_spec:?}: measured / expected = {ratio}"
+    );
 }
 
 #[test]

@@ -95,7 +95,11 @@ impl PreparedStep {
     }
 
     /// Each input ciphertext in the Fourier domain: `[block][mask 0 .. mask k-1, body]`.
-    pub(super) fn transform_inputs<T: Torus>(&self, seed: &[u8; 16], bodies: &[T]) -> Vec<Vec<Complex64>> {
+    pub(super) fn transform_inputs<T: Torus>(
+        &self,
+        seed: &[u8; 16],
+        bodies: &[T],
+    ) -> Vec<Vec<Complex64>> {
         let (size, k) = (self.shape.ring.size, self.shape.ring.dimension);
         let mut masks = MaskRng::new(Purpose::Ciphertexts, seed);
         let blocks = self.shape.layout.input_count();

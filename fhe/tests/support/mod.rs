@@ -35,7 +35,11 @@ pub(crate) fn network(graph: StepGraph, weights: Vec<StepWeights>) -> Network {
 
 /// Runs one query in this process; gives the released codes and, for each step, the rounded
 /// pre-activations `t` that client and server reconstruct between them.
-pub(crate) fn run(network: &Network, key: &Arc<ClientKey>, features: &[u16]) -> (Vec<u32>, Vec<Vec<u32>>) {
+pub(crate) fn run(
+    network: &Network,
+    key: &Arc<ClientKey>,
+    features: &[u16],
+) -> (Vec<u32>, Vec<Vec<u32>>) {
     let rings = network.graph.rings();
     let seeds = SeedLog::default();
     let public = key.public_keys(&rings).unwrap();
@@ -132,4 +136,3 @@ pub(crate) fn compare(network: &Network, features: &[u16], codes: &[u32], rounde
     );
     assert_eq!(twin, codes);
 }
-

@@ -67,6 +67,7 @@ async fn a_silent_worker_is_replaced() {
 async fn a_worker_that_talks_nonsense_is_replaced() {
     fails_over(Deed::Oversize).await;
     fails_over(Deed::AnswerWithoutState).await;
+    fails_over(Deed::AnswerWithLateState).await;
 }
 
 #[tokio::test]

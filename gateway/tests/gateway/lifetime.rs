@@ -10,13 +10,11 @@ use super::worker::Deed;
 
 /// Waits until no session is open and no worker holds a stream.
 async fn all_is_free(platform: &Platform) {
-    let mut sessions = platform.gateway.sessions();
+    platform.sessions(0).await;
     let mut streams = platform.journal.open.subscribe();
-    let free = async {
-        sessions.wait_for(|open| *open == 0).await.unwrap();
-        streams.wait_for(|open| *open == 0).await.unwrap();
-    };
-    tokio::time::timeout(PATIENCE, free).await.unwrap();
+    let free = streams.wait_for(|open| *open == 0);
+    let free = tokio::time::timeout(PATIENCE, free).await;
+    free.expect("streams to workers end").unwrap();
 }
 
 #[tokio::test]
@@ -30,8 +28,7 @@ async fn a_client_that_vanishes_frees_everything() {
     platform.journal.script(|_| Deed::Silence);
     client.step(2, 0, b"x").await;
     client.chunk(3, 0, 100, b"half").await;
-    let mut jobs = platform.journal.jobs.subscribe();
-    jobs.wait_for(|jobs| jobs.len() == 3).await.unwrap();
+    platform.journal.wait_for(3).await;
     drop(client);
     all_is_free(&platform).await;
 }
@@ -76,9 +73,7 @@ async fn a_client_that_does_not_read_is_shed_without_harm_to_others() {
         deaf.step(query, 0, b"much").await;
     }
     other.ask(1, 0).await;
-    let mut sessions = platform.gateway.sessions();
-    let shed = sessions.wait_for(|open| *open == 1);
-    tokio::time::timeout(PATIENCE, shed).await.unwrap().unwrap();
+    platform.sessions(1).await;
     other.ask(1, 1).await;
     drop(deaf);
 }

@@ -57,8 +57,7 @@ async fn logs_tell_sizes_and_never_contents() {
         .collect();
     client.finish();
     assert_eq!(client.hear().await, Heard::End);
-    let mut sessions = platform.gateway.sessions();
-    sessions.wait_for(|open| *open == 0).await.unwrap();
+    platform.sessions(0).await;
 
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for secret in [TOKEN, "canary", "answer 1/0"] {

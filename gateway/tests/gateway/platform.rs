@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use tonic::transport::{Channel, Server};
 
-use super::client::{Client, open_frame};
+use super::client::{Client, PATIENCE, open_frame};
 use super::registry::{Known, Mood, RegistryDouble, TOKEN};
 use super::worker::{Journal, RunningWorker};
 
@@ -169,6 +169,14 @@ impl Platform {
     /// An open session.
     pub(crate) async fn open(&self) -> Client {
         self.try_open(Some(TOKEN), open_frame()).await.unwrap()
+    }
+
+    /// Waits until as many sessions are open.
+    pub(crate) async fn sessions(&self, count: usize) {
+        let mut sessions = self.gateway.sessions();
+        let reached = sessions.wait_for(|open| *open == count);
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        reached.expect("sessions open and end").unwrap();
     }
 
     /// Starts a killed worker again, at the same port or, with 0, at another one.

@@ -55,8 +55,7 @@ async fn a_step_replayed_while_it_is_evaluated_fails_the_query_once() {
         _ => Deed::Answer,
     });
     client.step(1, 0, b"first").await;
-    let mut jobs = platform.journal.jobs.subscribe();
-    jobs.wait_for(|jobs| jobs.len() == 1).await.unwrap();
+    platform.journal.wait_for(1).await;
     client.step(1, 0, b"second").await;
     assert_eq!(client.hear().await, failed(1, ErrorId::StepOutOfOrder));
     open.send_replace(true);
@@ -167,8 +166,7 @@ async fn only_clients_with_certificate_and_token_get_in() {
         refusal(&status),
         no(Code::PermissionDenied, ErrorId::CertificateRefused)
     );
-    let mut open = platform.gateway.sessions();
-    open.wait_for(|open| *open == 0).await.unwrap();
+    platform.sessions(0).await;
 }
 
 #[tokio::test]
@@ -203,8 +201,7 @@ async fn steps_over_the_limit_wait() {
     for query in 1..=20 {
         client.step(query, 0, b"x").await;
     }
-    let mut jobs = platform.journal.jobs.subscribe();
-    jobs.wait_for(|jobs| jobs.len() == 2).await.unwrap();
+    platform.journal.wait_for(2).await;
     open.send_replace(true);
     for _ in 1..=20 {
         let heard = client.hear().await;
@@ -230,7 +227,6 @@ async fn sessions_over_the_limit_are_refused() {
     let expected = Heard::Refused(Code::ResourceExhausted, Some(ErrorId::SessionLimit));
     assert_eq!(refusal(&status), expected);
     drop(first);
-    let mut open = platform.gateway.sessions();
-    open.wait_for(|open| *open == 0).await.unwrap();
+    platform.sessions(0).await;
     platform.open().await;
 }

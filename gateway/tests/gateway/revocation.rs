@@ -32,8 +32,7 @@ async fn revocation_ends_the_session_at_the_next_step_with_its_reason() {
         client.step(1, 1, b"x").await;
         assert_eq!(client.hear().await, Heard::Refused(code, Some(id)));
         assert_eq!(platform.journal.of(1).len(), 1, "step 1 was not evaluated");
-        let mut open = platform.gateway.sessions();
-        open.wait_for(|open| *open == 0).await.unwrap();
+        platform.sessions(0).await;
     }
 }
 

@@ -154,8 +154,7 @@ async fn a_client_that_closes_its_side_still_gets_its_answers() {
         .script(move |_| Deed::AnswerWhen(gate.clone()));
     client.step(1, 0, b"last words").await;
     client.finish();
-    let mut jobs = platform.journal.jobs.subscribe();
-    jobs.wait_for(|jobs| jobs.len() == 1).await.unwrap();
+    platform.journal.wait_for(1).await;
     open.send_replace(true);
     assert_eq!(client.hear().await, answered(1, 0, b"last words"));
     assert_eq!(client.hear().await, Heard::End);

@@ -18,6 +18,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::client::PATIENCE;
+
 /// A step as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {
@@ -35,6 +37,8 @@ pub(crate) enum Deed {
     /// Answers once the watched value is true.
     AnswerWhen(watch::Receiver<bool>),
     AnswerWithoutState,
+    /// Sends the state with the second frame instead of the first.
+    AnswerWithLateState,
     /// An answer of this many bytes.
     AnswerLong(usize),
     Fail(ErrorId, bool),
@@ -76,6 +80,14 @@ impl Default for Journal {
 impl Journal {
     pub(crate) fn script(&self, script: impl Fn(&Job) -> Deed + Send + Sync + 'static) {
         *self.script.lock().unwrap() = Arc::new(script);
+    }
+
+    /// Waits until as many steps have come.
+    pub(crate) async fn wait_for(&self, count: usize) {
+        let mut jobs = self.jobs.subscribe();
+        let came = jobs.wait_for(|jobs| jobs.len() == count);
+        let came = tokio::time::timeout(PATIENCE, came).await;
+        came.expect("the steps come").unwrap();
     }
 
     /// Steps that came, of one query.
@@ -231,6 +243,12 @@ impl WorkerDouble {
                 let _ = gate.wait_for(|open| *open).await;
             }
             Deed::AnswerWithoutState => state = Bytes::new(),
+            Deed::AnswerWithLateState => {
+                let total = message.len() as u32;
+                let (first, second) = message.split_at(message.len() / 2);
+                send(replies, reply(&job, first, total, Bytes::new())).await?;
+                return send(replies, reply(&job, second, total, state)).await;
+            }
             Deed::AnswerLong(length) => message = vec![7; length],
             Deed::Fail(id, retryable) => {
                 return send(replies, failed(&job, id, retryable)).await;
@@ -335,7 +353,7 @@ impl RunningWorker {
     /// Ends everything of it at once, connections included.
     pub(crate) async fn kill(&mut self) {
         let runtime = self.runtime.take().unwrap();
-        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(super::client::PATIENCE))
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE))
             .await
             .unwrap();
     }

@@ -16,7 +16,9 @@ const MAX_NOTE: usize = 2000;
 
 fn note(text: &str) -> Result<(), Status> {
     if text.len() > MAX_NOTE || text.chars().any(char::is_control) {
-        return Err(argument("a note has at most 2000 bytes and no control characters"));
+        return Err(argument(
+            "a note has at most 2000 bytes and no control characters",
+        ));
     }
     Ok(())
 }
@@ -30,7 +32,10 @@ impl Admin for Services {
         let caller = auth::person(&self.store, &request, Action::Approve).await?;
         let request = request.into_inner();
         note(&request.note)?;
-        let found = self.store.find_submitted(&model_ref(&request.model)?).await?;
+        let found = self
+            .store
+            .find_submitted(&model_ref(&request.model)?)
+            .await?;
         let row = self
             .store
             .transition(&caller.actor, &found.version, Event::Approve, &request.note)
@@ -47,12 +52,19 @@ impl Admin for Services {
         note(&request.reason)?;
         let model = model_ref(&request.model)?;
         if !matches!(model.selector, Selector::Version(_)) {
-            return Err(argument("name the version to revoke by its digest, NAME@sha256:…"));
+            return Err(argument(
+                "name the version to revoke by its digest, NAME@sha256:…",
+            ));
         }
         let found = self.store.find_version(&model).await?;
         let row = self
             .store
-            .transition(&caller.actor, &found.version, Event::Revoke, &request.reason)
+            .transition(
+                &caller.actor,
+                &found.version,
+                Event::Revoke,
+                &request.reason,
+            )
             .await?;
         Ok(Response::new(row.to_proto()))
     }
@@ -68,7 +80,11 @@ impl Admin for Services {
             .iter()
             .map(|role| role.parse::<Role>().map_err(argument))
             .collect::<Result<Vec<_>, _>>()?;
-        let days = if request.lifetime_s == 0 { 90 * 86_400 } else { request.lifetime_s };
+        let days = if request.lifetime_s == 0 {
+            90 * 86_400
+        } else {
+            request.lifetime_s
+        };
         let token = self
             .store
             .create_token(

@@ -6,14 +6,17 @@ use chemxor_proto::v1::catalog_server::Catalog;
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
+use crate::RegistryError;
 use crate::auth::{self, Authorized};
 use crate::service::{Services, argument, model_ref};
 use crate::store::VersionRow;
-use crate::RegistryError;
 
 /// Reviewers and administrators see every version; others what is served, and their own.
 fn sees_all(caller: &Authorized) -> bool {
-    caller.roles.iter().any(|role| matches!(role, Role::Admin | Role::Reviewer))
+    caller
+        .roles
+        .iter()
+        .any(|role| matches!(role, Role::Admin | Role::Reviewer))
 }
 
 /// A page token: where the previous page ended.
@@ -35,17 +38,30 @@ impl Catalog for Services {
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
         let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
         let request = request.into_inner();
-        let size = if request.page_size == 0 { 50 } else { request.page_size.min(200) };
+        let size = if request.page_size == 0 {
+            50
+        } else {
+            request.page_size.min(200)
+        };
         let before = match request.page_token.as_str() {
             "" => None,
             token => Some(read_page(token).ok_or_else(|| argument("the page token is malformed"))?),
         };
-        let rows =
-            self.store.list_versions(before, size, sees_all(&caller), &caller.actor).await?;
+        let rows = self
+            .store
+            .list_versions(before, size, sees_all(&caller), &caller.actor)
+            .await?;
         let full = rows.len() == size as usize;
-        let next_page_token = rows.last().filter(|_| full).map(write_page).unwrap_or_default();
+        let next_page_token = rows
+            .last()
+            .filter(|_| full)
+            .map(write_page)
+            .unwrap_or_default();
         let models = rows.iter().map(VersionRow::to_proto).collect();
-        Ok(Response::new(v1::ListModelsResponse { models, next_page_token }))
+        Ok(Response::new(v1::ListModelsResponse {
+            models,
+            next_page_token,
+        }))
     }
 
     async fn get_model(

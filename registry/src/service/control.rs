@@ -20,10 +20,14 @@ const HEARTBEAT_S: u32 = 2;
 fn refusal(row: &VersionRow) -> Option<(ErrorId, String)> {
     match row.state {
         State::Approved | State::Deprecated => None,
-        State::Revoked => {
-            Some((ErrorId::VersionRevoked, format!("{}@{} was revoked", row.name, row.version)))
-        }
-        state => Some((ErrorId::NotApproved, format!("{}@{} is {state}", row.name, row.version))),
+        State::Revoked => Some((
+            ErrorId::VersionRevoked,
+            format!("{}@{} was revoked", row.name, row.version),
+        )),
+        state => Some((
+            ErrorId::NotApproved,
+            format!("{}@{} is {state}", row.name, row.version),
+        )),
     }
 }
 
@@ -41,8 +45,12 @@ impl Control for Services {
             let message = "the name in the request is not the one in the certificate";
             return Err(RegistryError::refused(ErrorId::CertificateRefused, message).into());
         }
-        self.store.register_worker(&name, &request.sealing_key, &request.endpoint).await?;
-        Ok(Response::new(v1::RegisterWorkerResponse { heartbeat_s: HEARTBEAT_S }))
+        self.store
+            .register_worker(&name, &request.sealing_key, &request.endpoint)
+            .await?;
+        Ok(Response::new(v1::RegisterWorkerResponse {
+            heartbeat_s: HEARTBEAT_S,
+        }))
     }
 
     async fn list_assignments(
@@ -67,14 +75,21 @@ impl Control for Services {
         let pieces = stream::try_unfold(start, move |(store, name, at)| {
             let sha256 = request.sha256.clone();
             async move {
-                let piece = store.read_piece(name.as_str(), &version, &sha256, at).await?;
+                let piece = store
+                    .read_piece(name.as_str(), &version, &sha256, at)
+                    .await?;
                 if piece.is_none() && at == 0 {
                     let message = "this worker is not assigned such a blob";
                     return Err(RegistryError::refused(ErrorId::ModelUnknown, message).into());
                 }
                 Ok::<_, Status>(piece.map(|content| {
                     let next = at + content.len() as u64;
-                    (v1::FetchBlobResponse { chunk: content.into() }, (store, name, next))
+                    (
+                        v1::FetchBlobResponse {
+                            chunk: content.into(),
+                        },
+                        (store, name, next),
+                    )
                 }))
             }
         });
@@ -115,14 +130,20 @@ impl Control for Services {
         auth::gateway(&request)?;
         let request = request.into_inner();
         let version = version_id(&request.version)?;
-        let token: Uuid =
-            request.token_id.parse().map_err(|_| argument("a token id is a UUID"))?;
+        let token: Uuid = request
+            .token_id
+            .parse()
+            .map_err(|_| argument("a token id is a UUID"))?;
         let answer = |refused: Option<(ErrorId, String)>| {
             let allowed = refused.is_none();
             let (error_id, reason) = refused
                 .map(|(id, reason)| (id.to_string(), reason))
                 .unwrap_or_default();
-            Ok(Response::new(v1::CheckSessionResponse { allowed, error_id, reason }))
+            Ok(Response::new(v1::CheckSessionResponse {
+                allowed,
+                error_id,
+                reason,
+            }))
         };
         if !self.store.token_is_live(token).await? {
             let reason = "the token has expired or was revoked".to_owned();

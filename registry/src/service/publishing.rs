@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 
 use chemxor_core::{Action, ErrorId, Event, Manifest, verify_manifest};
 use chemxor_proto::v1::publishing_server::Publishing;
-use chemxor_proto::{
-    MAX_BLOB_BYTES, MAX_FRAME_BYTES, MAX_MANIFEST_BYTES, STATE_KEY_STEP, v1,
-};
+use chemxor_proto::{MAX_BLOB_BYTES, MAX_FRAME_BYTES, MAX_MANIFEST_BYTES, STATE_KEY_STEP, v1};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::RegistryError;
@@ -36,29 +34,50 @@ impl Publishing for Services {
             return Err(argument("the manifest is longer than 1 MiB"));
         }
         let (manifest, version) = Manifest::from_bytes(&request.manifest).map_err(|error| {
-            Status::from(RegistryError::refused(ErrorId::ManifestRefused, error.to_string()))
+            Status::from(RegistryError::refused(
+                ErrorId::ManifestRefused,
+                error.to_string(),
+            ))
         })?;
-        verify_manifest(&request.publisher_key, &request.manifest, &request.signature).map_err(
-            |error| RegistryError::refused(ErrorId::SignatureRefused, error.to_string()),
-        )?;
+        verify_manifest(
+            &request.publisher_key,
+            &request.manifest,
+            &request.signature,
+        )
+        .map_err(|error| RegistryError::refused(ErrorId::SignatureRefused, error.to_string()))?;
         check_parts(&manifest, &request)?;
-        let known: BTreeSet<String> =
-            self.store.list_workers().await?.into_iter().map(|worker| worker.name).collect();
+        let known: BTreeSet<String> = self
+            .store
+            .list_workers()
+            .await?
+            .into_iter()
+            .map(|worker| worker.name)
+            .collect();
         for placement in &request.placements {
             if !known.contains(&placement.worker) {
                 let message = format!("worker {:?} is not registered", placement.worker);
                 return Err(RegistryError::refused(ErrorId::WorkerUnknown, message).into());
             }
         }
-        let draft =
-            Draft { manifest: &manifest, version, request: &request, publisher: &caller.actor };
+        let draft = Draft {
+            manifest: &manifest,
+            version,
+            request: &request,
+            publisher: &caller.actor,
+        };
         self.store.begin_version(&draft).await?;
         let missing = self.store.missing_blobs(&version).await?;
         let missing = missing
             .into_iter()
-            .map(|blob| v1::MissingBlob { sha256: blob.sha256.into(), offset: blob.offset })
+            .map(|blob| v1::MissingBlob {
+                sha256: blob.sha256.into(),
+                offset: blob.offset,
+            })
             .collect();
-        Ok(Response::new(v1::BeginVersionResponse { version: version.to_string(), missing }))
+        Ok(Response::new(v1::BeginVersionResponse {
+            version: version.to_string(),
+            missing,
+        }))
     }
 
     async fn upload_blob(
@@ -85,7 +104,9 @@ impl Publishing for Services {
                 .append_piece(&caller.actor, &version, &header.sha256, stored, &chunk)
                 .await?;
         }
-        Ok(Response::new(v1::UploadBlobResponse { stored_bytes: stored }))
+        Ok(Response::new(v1::UploadBlobResponse {
+            stored_bytes: stored,
+        }))
     }
 
     async fn submit_version(
@@ -94,7 +115,10 @@ impl Publishing for Services {
     ) -> Result<Response<v1::ModelVersion>, Status> {
         let caller = auth::person(&self.store, &request, Action::Publish).await?;
         let version = version_id(&request.into_inner().version)?;
-        let row = self.store.transition(&caller.actor, &version, Event::Submit, "").await?;
+        let row = self
+            .store
+            .transition(&caller.actor, &version, Event::Submit, "")
+            .await?;
         Ok(Response::new(row.to_proto()))
     }
 }
@@ -108,7 +132,10 @@ fn check_parts(manifest: &Manifest, request: &v1::BeginVersionRequest) -> Result
     }
     for blob in &request.blobs {
         if blob.sha256.len() != 32 || blob.length == 0 || blob.length > MAX_BLOB_BYTES {
-            return Err(argument(format!("the blob of step {} has a bad digest or length", blob.step)));
+            return Err(argument(format!(
+                "the blob of step {} has a bad digest or length",
+                blob.step
+            )));
         }
     }
     let mut wanted = BTreeSet::new();
@@ -116,7 +143,10 @@ fn check_parts(manifest: &Manifest, request: &v1::BeginVersionRequest) -> Result
     for placement in &request.placements {
         let (first, end) = (placement.first_step, placement.end_step);
         if first >= end || end > steps {
-            return Err(argument(format!("worker {:?} is placed on no step", placement.worker)));
+            return Err(argument(format!(
+                "worker {:?} is placed on no step",
+                placement.worker
+            )));
         }
         for step in first..end {
             served[step as usize] = true;
@@ -127,14 +157,21 @@ fn check_parts(manifest: &Manifest, request: &v1::BeginVersionRequest) -> Result
     if let Some(step) = served.iter().position(|served| !served) {
         return Err(argument(format!("no worker is placed on step {step}")));
     }
-    let given: BTreeSet<(&str, u32)> =
-        request.keys.iter().map(|key| (key.worker.as_str(), key.step)).collect();
+    let given: BTreeSet<(&str, u32)> = request
+        .keys
+        .iter()
+        .map(|key| (key.worker.as_str(), key.step))
+        .collect();
     if given != wanted || request.keys.len() != wanted.len() {
-        return Err(argument("seal one key to each worker for each of its steps, and the state key"));
+        return Err(argument(
+            "seal one key to each worker for each of its steps, and the state key",
+        ));
     }
     let sizes = |key: &v1::SealedKey| key.encapsulated.len() == 32 && key.ciphertext.len() == 48;
     if !request.keys.iter().all(sizes) {
-        return Err(argument("a sealed key has 32 bytes encapsulated and 48 bytes of ciphertext"));
+        return Err(argument(
+            "a sealed key has 32 bytes encapsulated and 48 bytes of ciphertext",
+        ));
     }
     Ok(())
 }

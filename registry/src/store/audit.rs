@@ -36,12 +36,17 @@ impl Tx {
     /// Appends an event; other transactions that append wait until this one ends.
     pub(crate) async fn audit(&mut self, event: Event<'_>) -> Result<(), RegistryError> {
         // one writer at a time; the number is arbitrary and used for nothing else
-        sqlx::query("select pg_advisory_xact_lock(7126318)").execute(self.connection()).await?;
+        sqlx::query("select pg_advisory_xact_lock(7126318)")
+            .execute(self.connection())
+            .await?;
         let last = sqlx::query("select number, hash from audit order by number desc limit 1")
             .fetch_optional(self.connection())
             .await?;
         let (number, previous) = match &last {
-            Some(row) => (row.try_get::<i64, _>("number")? + 1, row.try_get::<Vec<u8>, _>("hash")?),
+            Some(row) => (
+                row.try_get::<i64, _>("number")? + 1,
+                row.try_get::<Vec<u8>, _>("hash")?,
+            ),
             None => (1, vec![0; 32]),
         };
         let at = OffsetDateTime::from_unix_timestamp_nanos(
@@ -69,7 +74,9 @@ impl Store {
     /// Walks the chain; gives the number of rows, or the first row that does not fit.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, RegistryError> {
         let mut tx = self.begin("verify audit").await?;
-        let rows = sqlx::query("select * from audit order by number").fetch_all(tx.connection()).await?;
+        let rows = sqlx::query("select * from audit order by number")
+            .fetch_all(tx.connection())
+            .await?;
         let mut previous = vec![0u8; 32];
         for (expected, row) in (1i64..).zip(&rows) {
             let number: i64 = row.try_get("number")?;

@@ -17,7 +17,10 @@ pub struct MissingBlob {
 
 impl Store {
     /// Blobs of a version that still lack bytes.
-    pub async fn missing_blobs(&self, version: &VersionId) -> Result<Vec<MissingBlob>, RegistryError> {
+    pub async fn missing_blobs(
+        &self,
+        version: &VersionId,
+    ) -> Result<Vec<MissingBlob>, RegistryError> {
         let mut tx = self.begin("missing blobs").await?;
         let rows = sqlx::query(
             "select b.sha256, coalesce(sum(length(p.content)), 0)::bigint as stored
@@ -30,7 +33,10 @@ impl Store {
         rows.iter()
             .map(|row| {
                 let offset = row.try_get::<i64, _>("stored")? as u64;
-                Ok(MissingBlob { sha256: row.try_get("sha256")?, offset })
+                Ok(MissingBlob {
+                    sha256: row.try_get("sha256")?,
+                    offset,
+                })
             })
             .collect()
     }
@@ -120,11 +126,16 @@ impl Store {
 
 impl Tx {
     /// Refuses when a blob of the version is not complete.
-    pub(crate) async fn require_all_blobs(&mut self, version: &VersionId) -> Result<(), RegistryError> {
-        let row = sqlx::query("select count(*) as missing from blobs where version = $1 and not complete")
-            .bind(version.as_bytes().as_slice())
-            .fetch_one(self.connection())
-            .await?;
+    pub(crate) async fn require_all_blobs(
+        &mut self,
+        version: &VersionId,
+    ) -> Result<(), RegistryError> {
+        let row = sqlx::query(
+            "select count(*) as missing from blobs where version = $1 and not complete",
+        )
+        .bind(version.as_bytes().as_slice())
+        .fetch_one(self.connection())
+        .await?;
         match row.try_get::<i64, _>("missing")? {
             0 => Ok(()),
             missing => {
@@ -164,6 +175,10 @@ async fn complete(tx: &mut Tx, version: &VersionId, sha256: &[u8]) -> Result<boo
     } else {
         "delete from blob_pieces where version = $1 and sha256 = $2"
     };
-    sqlx::query(statement).bind(key).bind(sha256).execute(tx.connection()).await?;
+    sqlx::query(statement)
+        .bind(key)
+        .bind(sha256)
+        .execute(tx.connection())
+        .await?;
     Ok(genuine)
 }

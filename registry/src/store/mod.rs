@@ -54,7 +54,10 @@ impl Store {
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(|connection, _| {
                 Box::pin(async move {
-                    sqlx::query("set statement_timeout = '20s'").execute(connection).await.map(drop)
+                    sqlx::query("set statement_timeout = '20s'")
+                        .execute(connection)
+                        .await
+                        .map(drop)
                 })
             })
             .connect(url)
@@ -65,7 +68,10 @@ impl Store {
 
     /// Begins the transaction called `name`.
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Tx, RegistryError> {
-        Ok(Tx { name, inner: self.pool.begin().await? })
+        Ok(Tx {
+            name,
+            inner: self.pool.begin().await?,
+        })
     }
 
     /// Closes every connection.
@@ -76,5 +82,7 @@ impl Store {
 
 /// A stored 32-byte digest.
 pub(crate) fn digest(bytes: &[u8]) -> Result<[u8; 32], RegistryError> {
-    bytes.try_into().map_err(|_| RegistryError::Corrupt("digest"))
+    bytes
+        .try_into()
+        .map_err(|_| RegistryError::Corrupt("digest"))
 }

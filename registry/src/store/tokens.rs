@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::store::audit::Event;
 use crate::store::Store;
+use crate::store::audit::Event;
 use crate::{RegistryError, token};
 
 /// A token just made; its text is nowhere else.
@@ -34,7 +34,10 @@ pub struct TokenHolder {
 }
 
 fn refused() -> RegistryError {
-    RegistryError::refused(ErrorId::TokenRefused, "the token is unknown, expired or revoked")
+    RegistryError::refused(
+        ErrorId::TokenRefused,
+        "the token is unknown, expired or revoked",
+    )
 }
 
 impl Store {
@@ -51,7 +54,9 @@ impl Store {
             return Err(argument("a subject has 1 to 200 printable characters"));
         }
         if roles.is_empty() || roles.iter().any(|role| !role.is_token_role()) {
-            return Err(argument("a token has one or more of admin, publisher, reviewer, querier"));
+            return Err(argument(
+                "a token has one or more of admin, publisher, reviewer, querier",
+            ));
         }
         if lifetime.is_zero() || lifetime > Duration::from_secs(366 * 86_400) {
             return Err(argument("a token lives one second to 366 days"));
@@ -73,9 +78,19 @@ impl Store {
             .await?;
         let detail = format!("for {subject}: {}", names.join(" "));
         let object = id.to_string();
-        tx.audit(Event { actor, action: "token.create", object: &object, detail: &detail }).await?;
+        tx.audit(Event {
+            actor,
+            action: "token.create",
+            object: &object,
+            detail: &detail,
+        })
+        .await?;
         tx.commit().await?;
-        Ok(NewToken { id, secret, expires_at })
+        Ok(NewToken {
+            id,
+            secret,
+            expires_at,
+        })
     }
 
     /// The holder of a token that is neither expired nor revoked.
@@ -94,7 +109,10 @@ impl Store {
         let names: Vec<String> = row.try_get("roles")?;
         let roles = names
             .iter()
-            .map(|name| name.parse::<Role>().map_err(|_| RegistryError::Corrupt("role")))
+            .map(|name| {
+                name.parse::<Role>()
+                    .map_err(|_| RegistryError::Corrupt("role"))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(TokenHolder {
             id: row.try_get("id")?,
@@ -118,15 +136,25 @@ impl Store {
     /// Revokes a token; doing it again changes nothing.
     pub async fn revoke_token(&self, actor: &str, id: Uuid) -> Result<(), RegistryError> {
         let mut tx = self.begin("revoke token").await?;
-        let done = sqlx::query("update tokens set revoked_at = coalesce(revoked_at, now()) where id = $1")
-            .bind(id)
-            .execute(tx.connection())
-            .await?;
+        let done =
+            sqlx::query("update tokens set revoked_at = coalesce(revoked_at, now()) where id = $1")
+                .bind(id)
+                .execute(tx.connection())
+                .await?;
         if done.rows_affected() == 0 {
-            return Err(RegistryError::refused(ErrorId::ArgumentInvalid, "there is no such token"));
+            return Err(RegistryError::refused(
+                ErrorId::ArgumentInvalid,
+                "there is no such token",
+            ));
         }
         let object = id.to_string();
-        tx.audit(Event { actor, action: "token.revoke", object: &object, detail: "" }).await?;
+        tx.audit(Event {
+            actor,
+            action: "token.revoke",
+            object: &object,
+            detail: "",
+        })
+        .await?;
         tx.commit().await
     }
 }

@@ -86,7 +86,10 @@ impl Store {
             if row.state != State::Draft {
                 return Err(RegistryError::refused(
                     ErrorId::WrongState,
-                    format!("this version is {} already; change the model to publish a new one", row.state),
+                    format!(
+                        "this version is {} already; change the model to publish a new one",
+                        row.state
+                    ),
                 ));
             }
             if row.publisher != draft.publisher {
@@ -102,7 +105,10 @@ impl Store {
                 "delete from blob_pieces where version = $1",
                 "delete from blobs where version = $1",
             ] {
-                sqlx::query(statement).bind(digest).execute(tx.connection()).await?;
+                sqlx::query(statement)
+                    .bind(digest)
+                    .execute(tx.connection())
+                    .await?;
             }
         } else {
             sqlx::query(
@@ -121,8 +127,13 @@ impl Store {
         insert_parts(&mut tx, draft).await?;
         let object = draft.version.to_string();
         let detail = draft.manifest.name.as_str();
-        tx.audit(Event { actor: draft.publisher, action: "version.begin", object: &object, detail })
-            .await?;
+        tx.audit(Event {
+            actor: draft.publisher,
+            action: "version.begin",
+            object: &object,
+            detail,
+        })
+        .await?;
         tx.commit().await
     }
 
@@ -147,7 +158,10 @@ impl Store {
     }
 
     /// The version of this digest, in any state.
-    pub async fn version_by_digest(&self, version: &VersionId) -> Result<VersionRow, RegistryError> {
+    pub async fn version_by_digest(
+        &self,
+        version: &VersionId,
+    ) -> Result<VersionRow, RegistryError> {
         let mut tx = self.begin("version by digest").await?;
         let row = sqlx::query("select * from versions where digest = $1")
             .bind(version.as_bytes().as_slice())
@@ -250,7 +264,13 @@ impl Store {
             Transition::Revoke => "version.revoke",
         };
         let object = version.to_string();
-        tx.audit(Event { actor, action, object: &object, detail: note }).await?;
+        tx.audit(Event {
+            actor,
+            action,
+            object: &object,
+            detail: note,
+        })
+        .await?;
         tx.commit().await?;
         Ok(VersionRow { state: next, ..row })
     }

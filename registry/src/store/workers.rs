@@ -72,8 +72,13 @@ impl Store {
         .await?;
         if known.is_none() {
             let object = name.as_str();
-            tx.audit(Event { actor: object, action: "worker.register", object, detail: endpoint })
-                .await?;
+            tx.audit(Event {
+                actor: object,
+                action: "worker.register",
+                object,
+                detail: endpoint,
+            })
+            .await?;
         }
         tx.commit().await
     }
@@ -103,12 +108,16 @@ impl Store {
     }
 
     /// Where the steps of a version are served.
-    pub async fn placements(&self, version: &VersionId) -> Result<Vec<v1::Placement>, RegistryError> {
+    pub async fn placements(
+        &self,
+        version: &VersionId,
+    ) -> Result<Vec<v1::Placement>, RegistryError> {
         let mut tx = self.begin("placements").await?;
-        let rows = sqlx::query("select * from placements where version = $1 order by first_step, worker")
-            .bind(version.as_bytes().as_slice())
-            .fetch_all(tx.connection())
-            .await?;
+        let rows =
+            sqlx::query("select * from placements where version = $1 order by first_step, worker")
+                .bind(version.as_bytes().as_slice())
+                .fetch_all(tx.connection())
+                .await?;
         rows.iter()
             .map(|row| {
                 Ok(v1::Placement {
@@ -122,7 +131,10 @@ impl Store {
 
     /// What a worker must serve: its own steps of versions that are complete and not revoked, with
     /// the blobs and keys of these steps only.
-    pub async fn assignments(&self, worker: &WorkerName) -> Result<Vec<v1::Assignment>, RegistryError> {
+    pub async fn assignments(
+        &self,
+        worker: &WorkerName,
+    ) -> Result<Vec<v1::Assignment>, RegistryError> {
         let mut tx = self.begin("assignments").await?;
         let placed = sqlx::query(
             "select v.digest, v.name, v.manifest, p.first_step, p.end_step

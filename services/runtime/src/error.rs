@@ -21,7 +21,9 @@ pub enum RuntimeError {
     #[error("transport: {0}")]
     Transport(#[from] tonic::transport::Error),
     /// A peer cannot be reached.
-    #[error("cannot reach {endpoint}: {reason}; check that it runs and that its certificate is of the same authority")]
+    #[error(
+        "cannot reach {endpoint}: {reason}; check that it runs and that its certificate is of the same authority"
+    )]
     Unreachable {
         /// host:port.
         endpoint: String,
@@ -32,7 +34,9 @@ pub enum RuntimeError {
     #[error("{0:?} is not an endpoint; write host:port")]
     Endpoint(String),
     /// PostgreSQL's programs are not there.
-    #[error("PostgreSQL is not installed: no initdb in $PG_BIN, on PATH or under /usr/lib/postgresql; run `apt-get install postgresql`")]
+    #[error(
+        "PostgreSQL is not installed: no initdb in $PG_BIN, on PATH or under /usr/lib/postgresql; run `apt-get install postgresql`"
+    )]
     PostgresMissing,
     /// A PostgreSQL program failed.
     #[error("{program} failed: {reason}")]
@@ -46,6 +50,9 @@ pub enum RuntimeError {
 
 impl RuntimeError {
     pub(crate) fn file(path: &Path, reason: impl std::fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), reason: reason.to_string() }
+        Self::File {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }

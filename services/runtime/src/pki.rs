@@ -97,7 +97,12 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RuntimeError> 
         _ => {}
     }
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(mode).open(path).map_err(refuse)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(refuse)?;
     file.write_all(bytes).map_err(refuse)
 }
 
@@ -122,8 +127,9 @@ impl DevAuthority {
     pub fn create_or_load(folder: &Path) -> Result<Self, RuntimeError> {
         let (cert, key) = (folder.join("ca.pem"), folder.join("ca.key"));
         if cert.exists() && key.exists() {
-            let read =
-                |path: &Path| std::fs::read_to_string(path).map_err(|e| RuntimeError::file(path, e));
+            let read = |path: &Path| {
+                std::fs::read_to_string(path).map_err(|e| RuntimeError::file(path, e))
+            };
             let cert_pem = read(&cert)?;
             let key_pem = Zeroizing::new(read(&key)?);
             let key = KeyPair::from_pem(&key_pem).map_err(certificate)?;
@@ -132,15 +138,24 @@ impl DevAuthority {
         }
         std::fs::create_dir_all(folder).map_err(|error| RuntimeError::file(folder, error))?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "ChemXor development authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "ChemXor development authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_lifetime(&mut params, Duration::days(365));
         let key_pair = KeyPair::generate().map_err(certificate)?;
         let cert_pem = params.self_signed(&key_pair).map_err(certificate)?.pem();
-        write_file(&key, Zeroizing::new(key_pair.serialize_pem()).as_bytes(), 0o600)?;
+        write_file(
+            &key,
+            Zeroizing::new(key_pair.serialize_pem()).as_bytes(),
+            0o600,
+        )?;
         write_file(&cert, cert_pem.as_bytes(), 0o644)?;
-        Ok(Self { issuer: Issuer::new(params, key_pair), cert_pem })
+        Ok(Self {
+            issuer: Issuer::new(params, key_pair),
+            cert_pem,
+        })
     }
 
     /// The authority's certificate.
@@ -154,14 +169,21 @@ impl DevAuthority {
         let mut params = CertificateParams::new(names.to_vec()).map_err(certificate)?;
         let uri = subject.to_string().try_into().map_err(certificate)?;
         params.subject_alt_names.push(SanType::URI(uri));
-        params.distinguished_name.push(DnType::CommonName, subject.to_string());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.to_string());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         set_lifetime(&mut params, lifetime);
         let key = KeyPair::generate().map_err(certificate)?;
         let cert = params.signed_by(&key, &self.issuer).map_err(certificate)?;
-        Ok(Identity { cert_pem: cert.pem(), key_pem: Zeroizing::new(key.serialize_pem()) })
+        Ok(Identity {
+            cert_pem: cert.pem(),
+            key_pem: Zeroizing::new(key.serialize_pem()),
+        })
     }
 
     /// Issues a certificate for 30 days and writes it beside the authority's.
@@ -189,10 +211,21 @@ mod tests {
     #[test]
     fn subjects_round_trip_and_strangers_are_refused() {
         let name: WorkerName = "w-1".parse().unwrap();
-        for subject in [Subject::Registry, Subject::Gateway, Subject::Worker(name.clone()), Subject::Client(name)] {
+        for subject in [
+            Subject::Registry,
+            Subject::Gateway,
+            Subject::Worker(name.clone()),
+            Subject::Client(name),
+        ] {
             assert_eq!(subject.to_string().parse(), Ok(subject));
         }
-        for uri in ["chemxor://", "chemxor://admin", "chemxor://worker/", "https://gateway", "chemxor://worker/a/b"] {
+        for uri in [
+            "chemxor://",
+            "chemxor://admin",
+            "chemxor://worker/",
+            "https://gateway",
+            "chemxor://worker/a/b",
+        ] {
             assert_eq!(uri.parse::<Subject>(), Err(UnknownSubject), "{uri}");
         }
     }
@@ -204,7 +237,9 @@ mod tests {
         let first = DevAuthority::create_or_load(folder.path()).unwrap();
         let again = DevAuthority::create_or_load(folder.path()).unwrap();
         assert_eq!(first.cert_pem(), again.cert_pem());
-        let files = again.issue_to(&Subject::Gateway, folder.path(), "gateway").unwrap();
+        let files = again
+            .issue_to(&Subject::Gateway, folder.path(), "gateway")
+            .unwrap();
         for key in [folder.path().join("ca.key"), files.key] {
             let mode = std::fs::metadata(&key).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", key.display());

@@ -18,17 +18,22 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    health
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let signal = stop.clone().cancelled_owned();
-    let server =
-        router.add_service(health_service).serve_with_incoming_shutdown(incoming, signal);
+    let server = router
+        .add_service(health_service)
+        .serve_with_incoming_shutdown(incoming, signal);
     tokio::pin!(server);
     tokio::select! {
         ended = &mut server => return Ok(ended?),
         () = stop.cancelled() => {}
     }
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    health
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
     match tokio::time::timeout(DRAIN, server).await {
         Ok(ended) => Ok(ended?),
         Err(_) => {

@@ -8,8 +8,10 @@ pub fn signalled() -> CancellationToken {
     let token = CancellationToken::new();
     let stop = token.clone();
     tokio::spawn(async move {
-        let (terminate, interrupt) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let (terminate, interrupt) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        );
         let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
             tracing::error!("cannot listen for signals; stop the process with SIGKILL");
             return;

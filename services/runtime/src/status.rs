@@ -14,9 +14,11 @@ pub fn code(id: ErrorId) -> Code {
         E::TokenMissing | E::TokenRefused => Code::Unauthenticated,
         E::RoleMissing | E::CertificateRefused | E::SelfApproval => Code::PermissionDenied,
         E::ModelUnknown | E::WorkerUnknown => Code::NotFound,
-        E::NotApproved | E::VersionRevoked | E::WrongState | E::BlobMissing | E::ProtocolVersion => {
-            Code::FailedPrecondition
-        }
+        E::NotApproved
+        | E::VersionRevoked
+        | E::WrongState
+        | E::BlobMissing
+        | E::ProtocolVersion => Code::FailedPrecondition,
         E::BlobCorrupt => Code::DataLoss,
         E::WorkerUnavailable | E::StorageUnavailable => Code::Unavailable,
         E::SessionLimit => Code::ResourceExhausted,
@@ -74,8 +76,16 @@ mod tests {
             bearer_token(&metadata).map(|token| token.to_string())
         };
         assert_eq!(with("Bearer abc").unwrap(), "abc");
-        for bad in ["Basic abc", "Bearer ", "abc", &format!("Bearer {}", "x".repeat(600))] {
-            assert_eq!(error_id(&with(bad).unwrap_err()), Some(ErrorId::TokenMissing));
+        for bad in [
+            "Basic abc",
+            "Bearer ",
+            "abc",
+            &format!("Bearer {}", "x".repeat(600)),
+        ] {
+            assert_eq!(
+                error_id(&with(bad).unwrap_err()),
+                Some(ErrorId::TokenMissing)
+            );
         }
     }
 }

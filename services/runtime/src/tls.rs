@@ -1,5 +1,5 @@
 //! Mutual TLS: every server asks for a certificate of the platform's authority, every client shows
-//! one. rustls with aws-lc-rs as the one provider.
+//! one. rustls with aws-lc-rs as the one provider, TLS 1.3 only.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,14 +27,21 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// Makes aws-lc-rs the provider of this process; calling it again does nothing.
+/// Makes aws-lc-rs with the suites of TLS 1.3 the provider of this process; calling it again does
+/// nothing. tonic leaves no other way to choose the version: without a suite, 1.2 is never agreed.
 pub fn install_provider() {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .retain(|suite| suite.tls13().is_some());
     // an error says that one is installed already
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = provider.install_default();
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, RuntimeError> {
-    std::fs::read(path).map(Zeroizing::new).map_err(|error| RuntimeError::file(path, error))
+    std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|error| RuntimeError::file(path, error))
 }
 
 impl TlsFiles {
@@ -56,7 +63,10 @@ pub fn server_tls(files: &TlsFiles) -> Result<ServerTlsConfig, RuntimeError> {
 /// For a client of the server called `host`.
 pub fn client_tls(files: &TlsFiles, host: &str) -> Result<ClientTlsConfig, RuntimeError> {
     let (ca, identity) = files.load()?;
-    Ok(ClientTlsConfig::new().ca_certificate(ca).identity(identity).domain_name(host))
+    Ok(ClientTlsConfig::new()
+        .ca_certificate(ca)
+        .identity(identity)
+        .domain_name(host))
 }
 
 fn endpoint(address: &str, files: &TlsFiles) -> Result<Endpoint, RuntimeError> {
@@ -87,7 +97,10 @@ pub async fn connect(address: &str, files: &TlsFiles) -> Result<Channel, Runtime
             reason = format!("{reason}: {cause}");
             source = cause.source();
         }
-        RuntimeError::Unreachable { endpoint: address.to_owned(), reason }
+        RuntimeError::Unreachable {
+            endpoint: address.to_owned(),
+            reason,
+        }
     })
 }
 
@@ -102,9 +115,16 @@ mod tests {
 
     #[test]
     fn endpoints_need_host_and_port() {
-        let files = TlsFiles { ca: "a".into(), cert: "b".into(), key: "c".into() };
+        let files = TlsFiles {
+            ca: "a".into(),
+            cert: "b".into(),
+            key: "c".into(),
+        };
         for address in ["", "localhost", ":1", "localhost:port", "localhost:70000"] {
-            assert!(matches!(endpoint(address, &files), Err(RuntimeError::Endpoint(_))), "{address}");
+            assert!(
+                matches!(endpoint(address, &files), Err(RuntimeError::Endpoint(_))),
+                "{address}"
+            );
         }
     }
 }
