@@ -23,7 +23,8 @@ pub struct LocalCluster {
     sockets: PathBuf,
     owner: Option<(Uid, Gid)>,
     /// Held for life: one process runs the cluster of a folder.
-    _lock: Flock<File>,
+    /// Taken out only by the test that plays the death of the process.
+    _lock: Option<Flock<File>>,
 }
 
 /// How a cluster trades safety for speed.
@@ -55,7 +56,7 @@ impl LocalCluster {
             folder,
             sockets,
             owner,
-            _lock: lock,
+            _lock: Some(lock),
         };
         let data = cluster.data();
         if !data.join("PG_VERSION").exists() {
@@ -281,10 +282,10 @@ mod tests {
             .unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let place = folder.path().join("pg");
-        let first = LocalCluster::start(&place, Durability::None).unwrap();
+        let mut first = LocalCluster::start(&place, Durability::None).unwrap();
         assert!(first.data().join("postmaster.pid").exists());
         // as after `kill -9`: the lock goes with the process, the server stays
-        first._lock.relock(FlockArg::Unlock).ok();
+        drop(first._lock.take());
         std::mem::forget(first);
         let second = LocalCluster::start(&place, Durability::None).unwrap();
         second.stop().unwrap();
