@@ -1,6 +1,8 @@
 //! A trained model on real molecules: the encrypted run equals the clear twin that is fed the
 //! carries of the run, bit for bit, for 1,000 molecules.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 #[path = "../../fhe/tests/support/mod.rs"]
 mod support;
 

@@ -9,11 +9,13 @@
 
 mod auth;
 mod error;
+pub mod publication;
 mod service;
 pub mod store;
 pub mod token;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use chemxor_proto::v1::admin_server::AdminServer;
 use chemxor_proto::v1::catalog_server::CatalogServer;
@@ -30,6 +32,11 @@ use tonic::transport::Server;
 pub use error::RegistryError;
 use service::Services;
 use store::Store;
+
+/// How often a silent peer is asked whether it is still there, and how long it may take.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Calls of one connection that run at the same time; the others wait.
+const CALLS_PER_CONNECTION: usize = 64;
 
 /// What the registry needs to know; the keys of its configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -81,8 +88,12 @@ pub async fn start(
     let addr = listener.local_addr().map_err(RegistryError::Listen)?;
     let services = Services::new(store.clone());
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
+    let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
         .tls_config(server_tls(&config.tls)?)?
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
         .add_service(CatalogServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))

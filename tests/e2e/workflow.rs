@@ -42,8 +42,7 @@ fn a_model_is_trained_published_approved_and_queried() {
     let workers = platform.json(&["workers"]);
     assert_eq!(workers.as_array().unwrap().len(), 2);
     let logs = [platform.log("worker-1"), platform.log("worker-2")];
-    let holds =
-        |log: &str, steps: &str| log.contains(&format!("partition ready")) && log.contains(steps);
+    let holds = |log: &str, steps: &str| log.contains("partition ready") && log.contains(steps);
     assert!(
         holds(&logs[0], "steps=[0]") && !logs[0].contains("steps=[1]"),
         "one partition each"

@@ -1,8 +1,8 @@
 //! Catalog: what everybody with a token may read.
 
 use chemxor_core::{Action, ErrorId, Role, State, VersionId};
-use chemxor_proto::v1;
 use chemxor_proto::v1::catalog_server::Catalog;
+use chemxor_proto::{MAX_MANIFEST_BYTES, v1};
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
@@ -22,6 +22,16 @@ fn sees_all(caller: &Authorized) -> bool {
 /// A page token: where the previous page ended.
 fn write_page(row: &VersionRow) -> String {
     format!("{}/{}", row.created_at.unix_timestamp_nanos(), row.version)
+}
+
+/// How many rows fit one answer of bounded size; the first one always does.
+fn page_end(rows: &[VersionRow]) -> usize {
+    let mut bytes = 0;
+    let fits = |row: &&VersionRow| {
+        bytes += row.manifest.len();
+        bytes <= MAX_MANIFEST_BYTES
+    };
+    rows.iter().take_while(fits).count().max(rows.len().min(1))
 }
 
 fn read_page(text: &str) -> Option<(OffsetDateTime, VersionId)> {
@@ -51,10 +61,12 @@ impl Catalog for Services {
             .store
             .list_versions(before, size, sees_all(&caller), &caller.actor)
             .await?;
-        let full = rows.len() == size as usize;
+        let end = page_end(&rows);
+        let more = end < rows.len() || rows.len() == size as usize;
+        let rows = &rows[..end];
         let next_page_token = rows
             .last()
-            .filter(|_| full)
+            .filter(|_| more)
             .map(write_page)
             .unwrap_or_default();
         let models = rows.iter().map(VersionRow::to_proto).collect();

@@ -1,6 +1,6 @@
 //! Control: calls of the platform's own services, known by their certificates.
 
-use chemxor_core::{Action, ErrorId, State};
+use chemxor_core::{ErrorId, WorkerName};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
 use futures::stream::BoxStream;
@@ -11,24 +11,18 @@ use uuid::Uuid;
 use crate::RegistryError;
 use crate::auth;
 use crate::service::{Services, argument, model_ref, version_id};
-use crate::store::{VersionRow, WorkerRow};
+use crate::store::WorkerRow;
 
 /// How often workers announce themselves, seconds.
 const HEARTBEAT_S: u32 = 2;
 
-/// Why a version may not be served, if so.
-fn refusal(row: &VersionRow) -> Option<(ErrorId, String)> {
-    match row.state {
-        State::Approved | State::Deprecated => None,
-        State::Revoked => Some((
-            ErrorId::VersionRevoked,
-            format!("{}@{} was revoked", row.name, row.version),
-        )),
-        state => Some((
-            ErrorId::NotApproved,
-            format!("{}@{} is {state}", row.name, row.version),
-        )),
+/// A worker speaks for itself only.
+fn require_own_name(given: &str, certified: &WorkerName) -> Result<(), RegistryError> {
+    if given == certified.as_str() {
+        return Ok(());
     }
+    let message = "the name in the request is not the one in the certificate";
+    Err(RegistryError::refused(ErrorId::CertificateRefused, message))
 }
 
 #[tonic::async_trait]
@@ -41,10 +35,7 @@ impl Control for Services {
     ) -> Result<Response<v1::RegisterWorkerResponse>, Status> {
         let name = auth::worker(&request)?;
         let request = request.into_inner();
-        if request.name != name.as_str() {
-            let message = "the name in the request is not the one in the certificate";
-            return Err(RegistryError::refused(ErrorId::CertificateRefused, message).into());
-        }
+        require_own_name(&request.name, &name)?;
         self.store
             .register_worker(&name, &request.sealing_key, &request.endpoint)
             .await?;
@@ -57,8 +48,8 @@ impl Control for Services {
         &self,
         request: Request<v1::ListAssignmentsRequest>,
     ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
-        // the certificate decides, not the request
         let name = auth::worker(&request)?;
+        require_own_name(&request.get_ref().worker, &name)?;
         let assignments = self.store.assignments(&name).await?;
         Ok(Response::new(v1::ListAssignmentsResponse { assignments }))
     }
@@ -103,23 +94,15 @@ impl Control for Services {
         auth::gateway(&request)?;
         let request = request.into_inner();
         let token = zeroize::Zeroizing::new(request.token);
-        let holder = self.store.find_token(&token).await?;
-        if !holder.roles.allows(Action::Query) {
-            let message = format!("the token of {} may not query", holder.subject);
-            return Err(RegistryError::refused(ErrorId::RoleMissing, message).into());
-        }
-        let row = self.store.find_version(&model_ref(&request.model)?).await?;
-        if let Some((id, message)) = refusal(&row) {
-            return Err(RegistryError::refused(id, message).into());
-        }
-        let workers = self.store.workers_of(&row.version).await?;
+        let model = model_ref(&request.model)?;
+        let session = self.store.authorize_session(&token, &model).await?;
         Ok(Response::new(v1::AuthorizeSessionResponse {
-            version: row.version.to_string(),
-            manifest: row.manifest.clone().into(),
-            placements: self.store.placements(&row.version).await?,
-            workers: workers.iter().map(WorkerRow::to_proto).collect(),
-            token_id: holder.id.to_string(),
-            subject: holder.subject,
+            version: session.version.version.to_string(),
+            manifest: session.version.manifest.into(),
+            placements: session.placements,
+            workers: session.workers.iter().map(WorkerRow::to_proto).collect(),
+            token_id: session.holder.id.to_string(),
+            subject: session.holder.subject,
         }))
     }
 
@@ -134,22 +117,15 @@ impl Control for Services {
             .token_id
             .parse()
             .map_err(|_| argument("a token id is a UUID"))?;
-        let answer = |refused: Option<(ErrorId, String)>| {
-            let allowed = refused.is_none();
-            let (error_id, reason) = refused
-                .map(|(id, reason)| (id.to_string(), reason))
-                .unwrap_or_default();
-            Ok(Response::new(v1::CheckSessionResponse {
-                allowed,
-                error_id,
-                reason,
-            }))
+        let (allowed, error_id, reason) = match self.store.check_session(&version, token).await {
+            Ok(()) => (true, String::new(), String::new()),
+            Err(RegistryError::Refused(id, reason)) => (false, id.to_string(), reason),
+            Err(error) => return Err(error.into()),
         };
-        if !self.store.token_is_live(token).await? {
-            let reason = "the token has expired or was revoked".to_owned();
-            return answer(Some((ErrorId::TokenRefused, reason)));
-        }
-        let row = self.store.version_by_digest(&version).await?;
-        answer(refusal(&row))
+        Ok(Response::new(v1::CheckSessionResponse {
+            allowed,
+            error_id,
+            reason,
+        }))
     }
 }

@@ -1,16 +1,19 @@
-//! Publishing: what a publisher announces is checked here before the store sees it.
+//! Publishing: announcing a version, uploading its encrypted weights, handing it in for review.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
-use chemxor_core::{Action, ErrorId, Event, Manifest, verify_manifest};
+use chemxor_core::{Action, Event};
 use chemxor_proto::v1::publishing_server::Publishing;
-use chemxor_proto::{MAX_BLOB_BYTES, MAX_FRAME_BYTES, MAX_MANIFEST_BYTES, STATE_KEY_STEP, v1};
+use chemxor_proto::{MAX_FRAME_BYTES, v1};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::RegistryError;
 use crate::auth;
+use crate::publication::Publication;
 use crate::service::{Services, argument, version_id};
-use crate::store::{Draft, WorkerRow};
+use crate::store::WorkerRow;
+
+/// How long the next message of an upload may take.
+const NEXT_PART: Duration = Duration::from_secs(30);
 
 #[tonic::async_trait]
 impl Publishing for Services {
@@ -29,43 +32,11 @@ impl Publishing for Services {
         request: Request<v1::BeginVersionRequest>,
     ) -> Result<Response<v1::BeginVersionResponse>, Status> {
         let caller = auth::person(&self.store, &request, Action::Publish).await?;
-        let request = request.into_inner();
-        if request.manifest.len() > MAX_MANIFEST_BYTES {
-            return Err(argument("the manifest is longer than 1 MiB"));
-        }
-        let (manifest, version) = Manifest::from_bytes(&request.manifest).map_err(|error| {
-            Status::from(RegistryError::refused(
-                ErrorId::ManifestRefused,
-                error.to_string(),
-            ))
-        })?;
-        verify_manifest(
-            &request.publisher_key,
-            &request.manifest,
-            &request.signature,
-        )
-        .map_err(|error| RegistryError::refused(ErrorId::SignatureRefused, error.to_string()))?;
-        check_parts(&manifest, &request)?;
-        let known: BTreeSet<String> = self
-            .store
-            .list_workers()
-            .await?
-            .into_iter()
-            .map(|worker| worker.name)
-            .collect();
-        for placement in &request.placements {
-            if !known.contains(&placement.worker) {
-                let message = format!("worker {:?} is not registered", placement.worker);
-                return Err(RegistryError::refused(ErrorId::WorkerUnknown, message).into());
-            }
-        }
-        let draft = Draft {
-            manifest: &manifest,
-            version,
-            request: &request,
-            publisher: &caller.actor,
-        };
-        self.store.begin_version(&draft).await?;
+        let publication = Publication::verify(request.into_inner())?;
+        let version = publication.version();
+        self.store
+            .begin_version(&caller.actor, &publication)
+            .await?;
         let missing = self.store.missing_blobs(&version).await?;
         let missing = missing
             .into_iter()
@@ -87,12 +58,13 @@ impl Publishing for Services {
         use v1::upload_blob_request::Kind;
         let caller = auth::person(&self.store, &request, Action::Publish).await?;
         let mut stream = request.into_inner();
-        let Some(Kind::Header(header)) = stream.message().await?.and_then(|part| part.kind) else {
+        let Some(Kind::Header(header)) = next_part(&mut stream).await?.and_then(|part| part.kind)
+        else {
             return Err(argument("the first message of an upload names the blob"));
         };
         let version = version_id(&header.version)?;
         let mut stored = header.offset;
-        while let Some(part) = stream.message().await? {
+        while let Some(part) = next_part(&mut stream).await? {
             let Some(Kind::Chunk(chunk)) = part.kind else {
                 return Err(argument("after the first message only chunks may come"));
             };
@@ -123,55 +95,11 @@ impl Publishing for Services {
     }
 }
 
-/// Blobs, keys and placements must be exactly what the manifest's steps need.
-fn check_parts(manifest: &Manifest, request: &v1::BeginVersionRequest) -> Result<(), Status> {
-    let steps = manifest.graph.steps().len() as u32;
-    let announced: Vec<u32> = request.blobs.iter().map(|blob| blob.step).collect();
-    if announced != (0..steps).collect::<Vec<_>>() {
-        return Err(argument("announce one blob for each step, in order"));
-    }
-    for blob in &request.blobs {
-        if blob.sha256.len() != 32 || blob.length == 0 || blob.length > MAX_BLOB_BYTES {
-            return Err(argument(format!(
-                "the blob of step {} has a bad digest or length",
-                blob.step
-            )));
-        }
-    }
-    let mut wanted = BTreeSet::new();
-    let mut served = vec![false; steps as usize];
-    for placement in &request.placements {
-        let (first, end) = (placement.first_step, placement.end_step);
-        if first >= end || end > steps {
-            return Err(argument(format!(
-                "worker {:?} is placed on no step",
-                placement.worker
-            )));
-        }
-        for step in first..end {
-            served[step as usize] = true;
-            wanted.insert((placement.worker.as_str(), step));
-        }
-        wanted.insert((placement.worker.as_str(), STATE_KEY_STEP));
-    }
-    if let Some(step) = served.iter().position(|served| !served) {
-        return Err(argument(format!("no worker is placed on step {step}")));
-    }
-    let given: BTreeSet<(&str, u32)> = request
-        .keys
-        .iter()
-        .map(|key| (key.worker.as_str(), key.step))
-        .collect();
-    if given != wanted || request.keys.len() != wanted.len() {
-        return Err(argument(
-            "seal one key to each worker for each of its steps, and the state key",
-        ));
-    }
-    let sizes = |key: &v1::SealedKey| key.encapsulated.len() == 32 && key.ciphertext.len() == 48;
-    if !request.keys.iter().all(sizes) {
-        return Err(argument(
-            "a sealed key has 32 bytes encapsulated and 48 bytes of ciphertext",
-        ));
-    }
-    Ok(())
+/// The next message of an upload; a publisher that falls silent loses the call, not the bytes.
+async fn next_part(
+    stream: &mut Streaming<v1::UploadBlobRequest>,
+) -> Result<Option<v1::UploadBlobRequest>, Status> {
+    tokio::time::timeout(NEXT_PART, stream.message())
+        .await
+        .map_err(|_| argument("the upload was silent for 30 seconds; resume it"))?
 }

@@ -1,6 +1,7 @@
 //! Encrypted weight blobs, stored in pieces, complete once the digest has been checked.
 
 use chemxor_core::{ErrorId, VersionId};
+use chemxor_proto::v1;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
@@ -8,6 +9,7 @@ use crate::RegistryError;
 use crate::store::{Store, Tx};
 
 /// A blob that is not complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingBlob {
     /// Its content address.
     pub sha256: Vec<u8>,
@@ -98,7 +100,8 @@ impl Store {
         Ok(end)
     }
 
-    /// The next piece of a complete blob at `start`, if the worker serves its step.
+    /// The next piece of a complete blob at `start`, if the worker serves its step of a version
+    /// that was submitted and not revoked.
     pub async fn read_piece(
         &self,
         worker: &str,
@@ -112,6 +115,8 @@ impl Store {
              join blobs b on b.version = p.version and b.sha256 = p.sha256
              join placements l on l.version = b.version and l.worker = $1
                 and b.step >= l.first_step and b.step < l.end_step
+             join versions v on v.digest = b.version
+                and v.state in ('submitted', 'approved', 'deprecated')
              where p.version = $2 and p.sha256 = $3 and p.start_at = $4 and b.complete",
         )
         .bind(worker)
@@ -125,6 +130,38 @@ impl Store {
 }
 
 impl Tx {
+    /// Makes the blobs of a draft those announced; pieces of a blob announced again stay.
+    pub(crate) async fn replace_blobs(
+        &mut self,
+        version: &VersionId,
+        blobs: &[v1::EncryptedBlob],
+    ) -> Result<(), RegistryError> {
+        let steps: Vec<i32> = blobs.iter().map(|blob| blob.step as i32).collect();
+        let digests: Vec<&[u8]> = blobs.iter().map(|blob| blob.sha256.as_ref()).collect();
+        let lengths: Vec<i64> = blobs.iter().map(|blob| blob.length as i64).collect();
+        for statement in [
+            "delete from blob_pieces p using blobs b
+             where b.version = $1 and p.version = b.version and p.sha256 = b.sha256
+               and (b.step, b.sha256, b.length) not in
+                   (select * from unnest($2::integer[], $3::bytea[], $4::bigint[]))",
+            "delete from blobs b
+             where b.version = $1 and (b.step, b.sha256, b.length) not in
+                   (select * from unnest($2::integer[], $3::bytea[], $4::bigint[]))",
+            "insert into blobs (version, step, sha256, length)
+             select $1, * from unnest($2::integer[], $3::bytea[], $4::bigint[])
+             on conflict (version, step) do nothing",
+        ] {
+            sqlx::query(statement)
+                .bind(version.as_bytes().as_slice())
+                .bind(&steps)
+                .bind(&digests)
+                .bind(&lengths)
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Refuses when a blob of the version is not complete.
     pub(crate) async fn require_all_blobs(
         &mut self,

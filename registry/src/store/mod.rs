@@ -4,6 +4,7 @@
 
 mod audit;
 mod blobs;
+mod sessions;
 mod tokens;
 mod versions;
 mod workers;
@@ -15,11 +16,16 @@ use sqlx::{Postgres, Transaction};
 
 use crate::RegistryError;
 
+pub use blobs::MissingBlob;
+pub use sessions::Session;
 pub use tokens::{NewToken, TokenHolder};
-pub use versions::{Draft, VersionRow};
+pub use versions::VersionRow;
 pub use workers::WorkerRow;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// How long a call waits for a free connection.
+const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// Connections to one database.
 #[derive(Debug, Clone)]
@@ -51,7 +57,7 @@ impl Store {
     pub async fn connect(url: &str) -> Result<Self, RegistryError> {
         let pool = PgPoolOptions::new()
             .max_connections(16)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(ACQUIRE)
             .after_connect(|connection, _| {
                 Box::pin(async move {
                     sqlx::query("set statement_timeout = '20s'")

@@ -1,12 +1,13 @@
 //! Versions of models: drafts, state changes, lookup by reference.
 
-use chemxor_core::{ErrorId, Event as Transition, Manifest, ModelRef, Selector, State, VersionId};
+use chemxor_core::{ErrorId, Event as Transition, ModelRef, Selector, State, VersionId};
 use chemxor_proto::v1;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
+use crate::publication::Publication;
 use crate::store::audit::Event;
 use crate::store::{Store, Tx};
 
@@ -29,18 +30,6 @@ pub struct VersionRow {
     pub state: State,
     /// When its upload began.
     pub created_at: OffsetDateTime,
-}
-
-/// Everything that a publisher announces, already checked by the service.
-pub struct Draft<'a> {
-    /// The manifest, read.
-    pub manifest: &'a Manifest,
-    /// Its digest.
-    pub version: VersionId,
-    /// The request it came in.
-    pub request: &'a v1::BeginVersionRequest,
-    /// Subject of the token.
-    pub publisher: &'a str,
 }
 
 impl VersionRow {
@@ -78,60 +67,52 @@ fn unknown(model: &ModelRef) -> RegistryError {
 }
 
 impl Store {
-    /// Creates the draft, or finds it when the same publisher began it before.
-    pub async fn begin_version(&self, draft: &Draft<'_>) -> Result<(), RegistryError> {
+    /// Creates the draft, or finds it when the same publisher began it before. Announced again, a
+    /// blob keeps what was uploaded of it; what is no longer announced goes.
+    pub async fn begin_version(
+        &self,
+        publisher: &str,
+        publication: &Publication,
+    ) -> Result<(), RegistryError> {
         let mut tx = self.begin("begin version").await?;
-        let digest = draft.version.as_bytes().as_slice();
-        if let Some(row) = tx.lock_version(&draft.version).await? {
-            if row.state != State::Draft {
-                return Err(RegistryError::refused(
-                    ErrorId::WrongState,
-                    format!(
-                        "this version is {} already; change the model to publish a new one",
-                        row.state
-                    ),
-                ));
-            }
-            if row.publisher != draft.publisher {
-                return Err(RegistryError::refused(
-                    ErrorId::RoleMissing,
-                    "another publisher began this version",
-                ));
-            }
-            // keys and ciphertexts are fresh at each attempt: the old ones are of no use
-            for statement in [
-                "delete from placements where version = $1",
-                "delete from sealed_keys where version = $1",
-                "delete from blob_pieces where version = $1",
-                "delete from blobs where version = $1",
-            ] {
-                sqlx::query(statement)
-                    .bind(digest)
-                    .execute(tx.connection())
-                    .await?;
-            }
-        } else {
-            sqlx::query(
-                "insert into versions (digest, name, manifest, signature, publisher_key, publisher)
-                 values ($1, $2, $3, $4, $5, $6)",
-            )
-            .bind(digest)
-            .bind(draft.manifest.name.as_str())
-            .bind(draft.request.manifest.as_ref())
-            .bind(draft.request.signature.as_ref())
-            .bind(draft.request.publisher_key.as_ref())
-            .bind(draft.publisher)
-            .execute(tx.connection())
-            .await?;
+        let version = publication.version();
+        let name = publication.manifest().name.as_str();
+        tx.require_workers(&publication.workers()).await?;
+        tx.claim_name(name, publisher).await?;
+        let request = publication.request();
+        sqlx::query(
+            "insert into versions (digest, name, manifest, signature, publisher_key, publisher)
+             values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+        )
+        .bind(version.as_bytes().as_slice())
+        .bind(name)
+        .bind(request.manifest.as_ref())
+        .bind(request.signature.as_ref())
+        .bind(request.publisher_key.as_ref())
+        .bind(publisher)
+        .execute(tx.connection())
+        .await?;
+        let row = tx.lock_version(&version).await?;
+        let row = row.ok_or(RegistryError::Corrupt("version"))?;
+        if row.state != State::Draft {
+            let message = format!(
+                "this version is {} already; change the model to publish a new one",
+                row.state
+            );
+            return Err(RegistryError::refused(ErrorId::WrongState, message));
         }
-        insert_parts(&mut tx, draft).await?;
-        let object = draft.version.to_string();
-        let detail = draft.manifest.name.as_str();
+        let same = row.signature == request.signature && row.publisher_key == request.publisher_key;
+        if !same {
+            let message = "this version was begun under another publisher key; sign with that one";
+            return Err(RegistryError::refused(ErrorId::SignatureRefused, message));
+        }
+        tx.replace_parts(&version, request).await?;
+        let object = version.to_string();
         tx.audit(Event {
-            actor: draft.publisher,
+            actor: publisher,
             action: "version.begin",
             object: &object,
-            detail,
+            detail: name,
         })
         .await?;
         tx.commit().await
@@ -171,24 +152,31 @@ impl Store {
         read(&row.ok_or_else(unknown)?)
     }
 
-    /// The newest version of a name that waits for approval.
+    /// The version to approve: the one that the reference names, or the only one of the name that
+    /// waits. Several are refused, so that nobody approves what came in after the review.
     pub async fn find_submitted(&self, model: &ModelRef) -> Result<VersionRow, RegistryError> {
         if model.selector != Selector::Latest {
             return self.find_version(model).await;
         }
         let mut tx = self.begin("find submitted").await?;
-        let row = sqlx::query(
-            "select * from versions where name = $1 and state = 'submitted'
-             order by created_at desc limit 1",
-        )
-        .bind(model.name.as_str())
-        .fetch_optional(tx.connection())
-        .await?;
-        let nothing = || {
-            let message = format!("no version of {model} waits for approval");
-            RegistryError::refused(ErrorId::WrongState, message)
-        };
-        read(&row.ok_or_else(nothing)?)
+        let rows =
+            sqlx::query("select * from versions where name = $1 and state = 'submitted' limit 2")
+                .bind(model.name.as_str())
+                .fetch_all(tx.connection())
+                .await?;
+        match rows.as_slice() {
+            [row] => read(row),
+            [] => {
+                let message = format!("no version of {model} waits for approval");
+                Err(RegistryError::refused(ErrorId::WrongState, message))
+            }
+            _ => {
+                let message = format!(
+                    "several versions of {model} wait for approval: name the one you reviewed, {model}@sha256:…"
+                );
+                Err(RegistryError::refused(ErrorId::ArgumentInvalid, message))
+            }
+        }
     }
 
     /// Versions, newest first; `before` is where the previous page ended.
@@ -288,37 +276,62 @@ impl Tx {
             .await?;
         row.as_ref().map(read).transpose()
     }
-}
 
-async fn insert_parts(tx: &mut Tx, draft: &Draft<'_>) -> Result<(), RegistryError> {
-    let digest = draft.version.as_bytes().as_slice();
-    for blob in &draft.request.blobs {
-        sqlx::query("insert into blobs (version, step, sha256, length) values ($1, $2, $3, $4)")
-            .bind(digest)
-            .bind(blob.step as i32)
-            .bind(blob.sha256.as_ref())
-            .bind(blob.length as i64)
-            .execute(tx.connection())
+    /// The name is the publisher's, or nobody's yet.
+    async fn claim_name(&mut self, name: &str, publisher: &str) -> Result<(), RegistryError> {
+        sqlx::query("insert into models (name, publisher) values ($1, $2) on conflict do nothing")
+            .bind(name)
+            .bind(publisher)
+            .execute(self.connection())
             .await?;
-    }
-    for key in &draft.request.keys {
-        sqlx::query("insert into sealed_keys values ($1, $2, $3, $4, $5)")
-            .bind(digest)
-            .bind(&key.worker)
-            .bind(i64::from(key.step))
-            .bind(key.encapsulated.as_ref())
-            .bind(key.ciphertext.as_ref())
-            .execute(tx.connection())
+        let row = sqlx::query("select publisher from models where name = $1")
+            .bind(name)
+            .fetch_one(self.connection())
             .await?;
+        if row.try_get::<String, _>("publisher")? == publisher {
+            return Ok(());
+        }
+        let message =
+            format!("the model name {name} belongs to another publisher; choose another one");
+        Err(RegistryError::refused(ErrorId::ManifestRefused, message))
     }
-    for placement in &draft.request.placements {
-        sqlx::query("insert into placements values ($1, $2, $3, $4)")
-            .bind(digest)
-            .bind(&placement.worker)
-            .bind(placement.first_step as i32)
-            .bind(placement.end_step as i32)
-            .execute(tx.connection())
-            .await?;
+
+    /// Makes blobs, keys and placements of a draft those of the request.
+    async fn replace_parts(
+        &mut self,
+        version: &VersionId,
+        request: &v1::BeginVersionRequest,
+    ) -> Result<(), RegistryError> {
+        let digest = version.as_bytes().as_slice();
+        self.replace_blobs(version, &request.blobs).await?;
+        for statement in [
+            "delete from sealed_keys where version = $1",
+            "delete from placements where version = $1",
+        ] {
+            sqlx::query(statement)
+                .bind(digest)
+                .execute(self.connection())
+                .await?;
+        }
+        for key in &request.keys {
+            sqlx::query("insert into sealed_keys values ($1, $2, $3, $4, $5)")
+                .bind(digest)
+                .bind(&key.worker)
+                .bind(i64::from(key.step))
+                .bind(key.encapsulated.as_ref())
+                .bind(key.ciphertext.as_ref())
+                .execute(self.connection())
+                .await?;
+        }
+        for placement in &request.placements {
+            sqlx::query("insert into placements values ($1, $2, $3, $4)")
+                .bind(digest)
+                .bind(&placement.worker)
+                .bind(placement.first_step as i32)
+                .bind(placement.end_step as i32)
+                .execute(self.connection())
+                .await?;
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -6,8 +6,8 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
-use crate::store::Store;
 use crate::store::audit::Event;
+use crate::store::{Store, Tx};
 
 /// A worker as it announced itself.
 #[derive(Debug, Clone)]
@@ -45,7 +45,10 @@ impl Store {
         if sealing_key.len() != 32 {
             return Err(argument("a sealing key has 32 bytes"));
         }
-        if endpoint.is_empty() || endpoint.len() > 255 || !endpoint.contains(':') {
+        let printable = !endpoint
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace());
+        if endpoint.len() > 255 || !endpoint.contains(':') || !printable {
             return Err(argument("an endpoint is host:port"));
         }
         let mut tx = self.begin("register worker").await?;
@@ -202,6 +205,30 @@ impl Store {
             });
         }
         Ok(assignments)
+    }
+}
+
+impl Tx {
+    /// Refuses when one of the workers never registered, or was not heard of for ten minutes.
+    pub(crate) async fn require_workers(&mut self, names: &[&str]) -> Result<(), RegistryError> {
+        let rows = sqlx::query(
+            "select name from workers
+             where name = any($1) and last_seen > now() - interval '10 minutes'",
+        )
+        .bind(names)
+        .fetch_all(self.connection())
+        .await?;
+        let known = rows
+            .iter()
+            .map(|row| row.try_get::<String, _>("name"))
+            .collect::<Result<Vec<_>, _>>()?;
+        match names.iter().find(|name| !known.iter().any(|k| k == *name)) {
+            Some(name) => {
+                let message = format!("worker {name:?} is not registered");
+                Err(RegistryError::refused(ErrorId::WorkerUnknown, message))
+            }
+            None => Ok(()),
+        }
     }
 }
 
