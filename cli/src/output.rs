@@ -8,6 +8,12 @@ use serde::Serialize;
 
 use crate::args::Format;
 
+/// Prints a line; a reader that has gone is no reason to stop a service.
+pub(crate) fn line(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Prints `value` as JSON, or calls `table`.
 pub(crate) fn print(
     format: Format,

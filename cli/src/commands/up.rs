@@ -100,16 +100,19 @@ pub(crate) async fn run(home: &Home, format: Format, args: &UpArgs) -> Result<()
         "ready": true, "registry": registry_address, "gateway": gateway_address,
         "workers": args.workers, "folder": folder,
     });
-    output::print(format, &value, || {
-        println!(
-            "ready: registry {registry_address}, gateway {gateway_address}, {} workers",
-            args.workers
-        );
-        println!(
-            "profile and tokens are in {}; Ctrl-C stops everything",
-            folder.display()
-        );
-    })?;
+    match format {
+        Format::Json => output::line(&value.to_string()),
+        Format::Table => {
+            let count = args.workers;
+            output::line(&format!(
+                "ready: registry {registry_address}, gateway {gateway_address}, {count} workers"
+            ));
+            let place = folder.display();
+            output::line(&format!(
+                "profile and tokens are in {place}; Ctrl-C stops everything"
+            ));
+        }
+    }
     stop.cancelled().await;
     gateway.wait().await?;
     for worker in workers {
