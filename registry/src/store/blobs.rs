@@ -148,7 +148,7 @@ impl Tx {
              where b.version = $1 and (b.step, b.sha256, b.length) not in
                    (select * from unnest($2::integer[], $3::bytea[], $4::bigint[]))",
             "insert into blobs (version, step, sha256, length)
-             select $1, * from unnest($2::integer[], $3::bytea[], $4::bigint[])
+             select $1::bytea, * from unnest($2::integer[], $3::bytea[], $4::bigint[])
              on conflict (version, step) do nothing",
         ] {
             sqlx::query(statement)

@@ -1,0 +1,165 @@
+//! What the database refuses, even to somebody with a hand on it.
+
+use crate::api::{Api, Direct};
+use crate::model::Model;
+use crate::platform::Platform;
+
+/// A submitted and a draft version, each with everything that belongs to one.
+async fn with_versions() -> (Platform, String) {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let submitted = Model::new("esol", 1);
+    platform.submit("paul", &submitted).await;
+    let draft = Model::new("esol", 2);
+    Direct(&platform)
+        .begin("paul", &draft.request)
+        .await
+        .unwrap();
+    let digest = submitted.version().replace("sha256:", "'\\x") + "'";
+    (platform, digest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_submitted_version_changes_but_its_state() {
+    let (platform, digest) = with_versions().await;
+    let refused = [
+        (
+            "update versions set manifest = 'x' where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set name = 'esol' || 'x' where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set publisher = 'pia' where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set signature = publisher_key || publisher_key where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set created_at = now() where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set approved_by = 'rita' where digest = {}",
+            "immutable",
+        ),
+        (
+            "update versions set state = 'draft' where digest = {}",
+            "cannot go from",
+        ),
+        (
+            "update versions set state = 'deprecated' where digest = {}",
+            "cannot go from",
+        ),
+        (
+            "update versions set state = 'approved' where digest = {}",
+            "names its approver",
+        ),
+        (
+            "update versions set state = 'approved', approved_at = now(), approved_by = 'paul' where digest = {}",
+            "check constraint",
+        ),
+        (
+            "update versions set state = 'revoked', approved_by = 'rita' where digest = {}",
+            "immutable",
+        ),
+        (
+            "delete from versions where digest = {}",
+            "cannot be deleted",
+        ),
+        ("truncate versions cascade", "never emptied"),
+        (
+            "update blobs set length = 1 where version = {}",
+            "immutable",
+        ),
+        ("delete from blob_pieces where version = {}", "immutable"),
+        (
+            "update blob_pieces set content = 'x' where version = {}",
+            "immutable",
+        ),
+        (
+            "update blob_pieces set version = {} where version <> {}",
+            "stays with its version",
+        ),
+        ("delete from sealed_keys where version = {}", "immutable"),
+        (
+            "update sealed_keys set ciphertext = 'x' where version = {}",
+            "immutable",
+        ),
+        (
+            "insert into sealed_keys values ({}, 'worker-1', 1, 'x', 'x')",
+            "immutable",
+        ),
+        ("delete from placements where version = {}", "immutable"),
+        (
+            "update placements set end_step = 2 where version = {}",
+            "immutable",
+        ),
+        (
+            "insert into versions select 'x' || substr(digest, 2), name, manifest, signature, publisher_key, publisher, 'approved' from versions where digest = {}",
+            "begins as a draft",
+        ),
+    ];
+    // some bytes are uploaded to the draft, so that a piece could be moved
+    let draft = Model::new("esol", 2);
+    Direct(&platform)
+        .upload("paul", &draft.version(), &draft.sha256(0), 0, b"piece")
+        .await
+        .unwrap();
+    for (statement, reason) in refused {
+        let statement = statement.replace("{}", &digest);
+        let error = platform.database.execute(&statement).await.unwrap_err();
+        assert!(error.contains(reason), "{statement}: {error}");
+    }
+    let approve = "update versions set state = 'approved', approved_at = now(), approved_by = 'rita' where digest = {}";
+    let approve = approve.replace("{}", &digest);
+    assert_eq!(platform.database.execute(&approve).await, Ok(1));
+    let again = "update versions set approved_by = 'adam' where digest = {}";
+    let again = platform
+        .database
+        .execute(&again.replace("{}", &digest))
+        .await;
+    assert!(again.unwrap_err().contains("immutable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_the_audit_log_do_not_change() {
+    let (platform, _) = with_versions().await;
+    for (statement, reason) in [
+        (
+            "update tokens set expires_at = expires_at + interval '1 day'",
+            "immutable",
+        ),
+        ("update tokens set roles = '{admin}'", "immutable"),
+        ("update tokens set subject = 'eve'", "immutable"),
+        ("update audit set actor = 'eve'", "append only"),
+        ("delete from audit", "append only"),
+        ("truncate audit", "never emptied"),
+    ] {
+        let error = platform.database.execute(statement).await.unwrap_err();
+        assert!(error.contains(reason), "{statement}: {error}");
+    }
+    let revoke = "update tokens set revoked_at = now() where subject = 'quinn'";
+    assert_eq!(platform.database.execute(revoke).await, Ok(1));
+    let undo = "update tokens set revoked_at = null where subject = 'quinn'";
+    let error = platform.database.execute(undo).await.unwrap_err();
+    assert!(error.contains("immutable"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_a_newer_release_is_refused_with_advice() {
+    let database = crate::cluster::Database::create().await;
+    let newer =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (9999, 'from the future', true, 'x', 0)";
+    database.execute(newer).await.unwrap();
+    let error = chemxor_registry::store::Store::connect(&database.url)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("9999") && error.contains("newer"), "{error}");
+}

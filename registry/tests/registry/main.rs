@@ -1,0 +1,19 @@
+//! The registry on a real PostgreSQL and behind real mutual TLS.
+//!
+//! `suite` states each behaviour once and runs it twice: on the store, and through gRPC. The other
+//! modules hold what only one of the two can show: rights, certificates, the catalogue's pages, and
+//! what the database itself refuses.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod api;
+mod audit;
+mod catalogue;
+mod certificates;
+mod cluster;
+mod database;
+mod model;
+mod platform;
+mod roles;
+mod suite;
+mod tokens;

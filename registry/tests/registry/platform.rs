@@ -1,0 +1,193 @@
+//! A registry that runs, with an authority, workers' and people's certificates, and tokens.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chemxor_core::{ErrorId, Role, RoleSet};
+use chemxor_proto::v1;
+use chemxor_proto::v1::admin_client::AdminClient;
+use chemxor_proto::v1::catalog_client::CatalogClient;
+use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_proto::v1::publishing_client::PublishingClient;
+use chemxor_registry::store::{NewToken, Store};
+use chemxor_registry::{RegistryConfig, RunningRegistry, start};
+use chemxor_runtime::pki::{DevAuthority, Subject};
+use chemxor_runtime::status::error_id;
+use chemxor_runtime::tls::{self, TlsFiles};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::cluster::Database;
+use crate::model::Model;
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+/// Who holds tokens: name and roles. Petra may both publish and review.
+const PEOPLE: [(&str, &[Role]); 6] = [
+    ("adam", &[Role::Admin]),
+    ("paul", &[Role::Publisher]),
+    ("pia", &[Role::Publisher]),
+    ("petra", &[Role::Publisher, Role::Reviewer]),
+    ("rita", &[Role::Reviewer]),
+    ("quinn", &[Role::Querier]),
+];
+
+pub(crate) struct Platform {
+    pub(crate) database: Database,
+    pub(crate) authority: DevAuthority,
+    registry: RunningRegistry,
+    folder: TempDir,
+    stop: CancellationToken,
+    tokens: BTreeMap<&'static str, NewToken>,
+    client: Channel,
+}
+
+impl Platform {
+    pub(crate) async fn start() -> Self {
+        let database = Database::create().await;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = DevAuthority::create_or_load(folder.path()).unwrap();
+        let stop = CancellationToken::new();
+        let config = RegistryConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            database_url: database.url.clone(),
+            tls: authority
+                .issue_to(&Subject::Registry, folder.path(), "registry")
+                .unwrap(),
+        };
+        let registry = start(config, stop.clone()).await.unwrap();
+        let mut tokens = BTreeMap::new();
+        for (name, roles) in PEOPLE {
+            let roles = RoleSet::new(roles.iter().copied());
+            let token = registry.store().create_token("test", name, &roles, DAY);
+            tokens.insert(name, token.await.unwrap());
+        }
+        let files = authority
+            .issue_to(
+                &Subject::Client("lab".parse().unwrap()),
+                folder.path(),
+                "client",
+            )
+            .unwrap();
+        let address = format!("localhost:{}", registry.addr().port());
+        let client = tls::connect(&address, &files).await.unwrap();
+        Self {
+            database,
+            authority,
+            registry,
+            folder,
+            stop,
+            tokens,
+            client,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.registry.store()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("localhost:{}", self.registry.addr().port())
+    }
+
+    pub(crate) fn files(&self, subject: &Subject, name: &str) -> TlsFiles {
+        self.authority
+            .issue_to(subject, self.folder.path(), name)
+            .unwrap()
+    }
+
+    /// Control calls with a certificate of this subject.
+    pub(crate) async fn control(&self, subject: &Subject) -> ControlClient<Channel> {
+        let name = subject.to_string().replace([':', '/'], "-");
+        let files = self.files(subject, &name);
+        ControlClient::new(tls::connect(&self.address(), &files).await.unwrap())
+    }
+
+    pub(crate) fn catalogue(&self) -> CatalogClient<Channel> {
+        CatalogClient::new(self.client.clone())
+    }
+
+    pub(crate) fn publishing(&self) -> PublishingClient<Channel> {
+        PublishingClient::new(self.client.clone())
+    }
+
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.client.clone())
+    }
+
+    pub(crate) fn token(&self, name: &str) -> &NewToken {
+        &self.tokens[name]
+    }
+
+    /// A request with the token of this person.
+    pub(crate) fn by<T>(&self, name: &str, message: T) -> Request<T> {
+        signed(&self.token(name).secret, message)
+    }
+
+    /// Registers worker-1 and worker-2.
+    pub(crate) async fn register_workers(&self) {
+        for (key, name) in [(1, "worker-1"), (2, "worker-2")] {
+            self.store()
+                .register_worker(&name.parse().unwrap(), &[key; 32], "localhost:1")
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Begins, uploads and submits a model straight on the store.
+    pub(crate) async fn submit(&self, publisher: &str, model: &Model) {
+        use crate::api::{Api, Direct};
+        let api = Direct(self);
+        api.begin(publisher, &model.request).await.unwrap();
+        for (step, blob) in model.blobs.iter().enumerate() {
+            let sha256 = model.sha256(step);
+            api.upload(publisher, &model.version(), &sha256, 0, blob)
+                .await
+                .unwrap();
+        }
+        api.submit(publisher, &model.version()).await.unwrap();
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A request that carries a bearer token.
+pub(crate) fn signed<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let header = format!("Bearer {token}").parse().unwrap();
+    request.metadata_mut().insert("authorization", header);
+    request
+}
+
+/// The id that a refusal carries.
+pub(crate) fn id(status: &Status) -> ErrorId {
+    error_id(status).unwrap_or_else(|| panic!("no error id on {status:?}"))
+}
+
+/// An upload as the client sends it.
+pub(crate) fn upload_parts(
+    version: &str,
+    sha256: &[u8],
+    offset: u64,
+    content: &[u8],
+) -> Vec<v1::UploadBlobRequest> {
+    use v1::upload_blob_request::Kind;
+    let header = Kind::Header(v1::BlobHeader {
+        version: version.to_owned(),
+        sha256: sha256.to_vec().into(),
+        offset,
+    });
+    let chunks = content
+        .chunks(100_000)
+        .map(|chunk| Kind::Chunk(chunk.to_vec().into()));
+    std::iter::once(header)
+        .chain(chunks)
+        .map(|kind| v1::UploadBlobRequest { kind: Some(kind) })
+        .collect()
+}
