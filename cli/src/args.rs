@@ -306,3 +306,38 @@ pub(crate) struct ServiceArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(command: &clap::Command) {
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            if sub.has_subcommands() {
+                check(sub);
+                continue;
+            }
+            let help = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("chemxor "),
+                "`{}` has no example",
+                sub.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let command = Args::command();
+        command.clone().debug_assert();
+        check(&command);
+    }
+}
