@@ -52,6 +52,8 @@ fn encrypt_polynomial(criterion: &mut Criterion) {
 
 fn spec(kind: StepKind, inputs: u32, outputs: u32, bits: (u8, u8), per_input: u32) -> StepSpec {
     StepSpec {
+        geometry: Default::default(),
+        expansion: Default::default(),
         kind,
         inputs,
         outputs,

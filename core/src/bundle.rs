@@ -251,6 +251,8 @@ mod tests {
     fn sample() -> Bundle {
         let blob = b"not real weights".to_vec();
         let step = StepSpec {
+            geometry: Default::default(),
+            expansion: Default::default(),
             kind: StepKind::Static,
             inputs: 128,
             outputs: 1,

@@ -19,7 +19,10 @@ mod signing;
 pub use bundle::{Bundle, BundleError};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
-pub use graph::{GraphError, RingName, StepGraph, StepKind, StepSpec};
+pub use graph::{
+    Conv2d, Expansion, Geometry, GraphError, Grid, Monomials, RingName, StepGraph, StepKind,
+    StepSpec,
+};
 pub use ids::{BlobDigest, IdError, ModelName, ModelRef, Selector, VersionId, WorkerName};
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{

@@ -213,12 +213,15 @@ impl Manifest {
             }
         };
         require(
-            first.inputs as usize == self.featuriser.len(),
+            first.features() == self.featuriser.len(),
             "step 0 does not take what the featuriser gives",
         )?;
         require(
-            u32::from(self.featuriser.max_value()) < 1 << first.input_bits,
-            "features do not fit the input bits of step 0",
+            (0..first.features())
+                .map(|feature| first.feature_limit(feature))
+                .max()
+                .is_some_and(|limit| u32::from(self.featuriser.max_value()) < limit),
+            "features do not fit step 0",
         )?;
         require(
             self.outputs.len() == last.outputs as usize,

@@ -81,6 +81,8 @@ pub fn plan_step(index: usize, layer: &LayerDemand) -> Result<StepSpec, PlanErro
         for per_input in tilings(&ring, layer) {
             for (switch_bits, body_bits) in precisions(&ring, layer, per_input) {
                 let spec = StepSpec {
+                    geometry: Default::default(),
+                    expansion: Default::default(),
                     kind: layer.kind,
                     inputs: layer.inputs,
                     outputs: layer.outputs,

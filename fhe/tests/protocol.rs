@@ -94,6 +94,8 @@ proptest! {
         let ring = RingName::ALL[ring];
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let spec = |kind, inputs, outputs, input_bits, output_bits| StepSpec {
+            geometry: Default::default(),
+            expansion: Default::default(),
             kind,
             inputs,
             outputs,

@@ -63,6 +63,8 @@ fn invert(a: &[u32]) -> Option<Vec<u32>> {
 
 fn spec(inputs: u32, outputs: u32, ring: RingName, per_input: u32, bits: (u8, u8, u8)) -> StepSpec {
     StepSpec {
+        geometry: Default::default(),
+        expansion: Default::default(),
         kind: StepKind::Static,
         inputs,
         outputs,

@@ -5,6 +5,8 @@ use super::*;
 
 fn shape(is_last: bool) -> StepShape {
     let spec = StepSpec {
+        geometry: Default::default(),
+        expansion: Default::default(),
         kind: StepKind::Static,
         inputs: 300,
         outputs: 5,

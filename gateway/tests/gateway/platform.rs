@@ -38,6 +38,8 @@ pub(crate) struct Platform {
 
 fn step(index: u32) -> StepSpec {
     StepSpec {
+        geometry: Default::default(),
+        expansion: Default::default(),
         kind: if index == 0 {
             StepKind::Static
         } else {

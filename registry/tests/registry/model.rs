@@ -94,6 +94,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 fn manifest(name: &str, seed: u64) -> Manifest {
     let step = |kind, inputs, outputs, input_bits, output_bits| StepSpec {
+        geometry: Default::default(),
+        expansion: Default::default(),
         kind,
         inputs,
         outputs,

@@ -4,7 +4,13 @@
 //! client's features. Every later step is a lookup: it acts on the one-hot encodings of the blinded
 //! pre-activations of the step before (docs/protocol.md, section 2).
 
+mod expansion;
+mod geometry;
+
 use serde::{Deserialize, Serialize};
+
+pub use expansion::{Expansion, Grid, Monomials};
+pub use geometry::{Conv2d, Geometry};
 
 /// A ring that the protocol knows; its parameters live in `chemxor-fhe`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,7 +56,13 @@ pub enum StepKind {
 pub struct StepSpec {
     /// Static for step 0, lookup for the others.
     pub kind: StepKind,
-    /// Features (static) or neurons of the step before (lookup).
+    /// Which inputs meet which outputs.
+    #[serde(default, skip_serializing_if = "Geometry::is_dense")]
+    pub geometry: Geometry,
+    /// What the client makes of its features before step 0; none in later steps.
+    #[serde(default, skip_serializing_if = "Expansion::is_none")]
+    pub expansion: Expansion,
+    /// Expanded features (static) or neurons of the step before (lookup).
     pub inputs: u32,
     /// Pre-activations that the step computes.
     pub outputs: u32,
@@ -103,6 +115,14 @@ pub enum GraphError {
         /// What it should be.
         expected: u64,
     },
+    /// A geometry or expansion that is unsound or does not have the step's inputs and outputs.
+    #[error("step {step}: the {what} does not have the step's shape")]
+    Shape {
+        /// Which step.
+        step: usize,
+        /// Geometry or expansion.
+        what: &'static str,
+    },
     /// Static in the middle, or lookup first.
     #[error("step {step} has the wrong kind: step 0 is static, the others are lookups")]
     Kind {
@@ -117,6 +137,45 @@ impl StepSpec {
         match self.kind {
             StepKind::Static => self.inputs as usize,
             StepKind::Lookup => (self.inputs as usize) << self.input_bits,
+        }
+    }
+
+    /// Features that the client puts in: `inputs` unless there is an expansion.
+    pub fn features(&self) -> usize {
+        // a checked graph has an expansion that fits
+        self.expansion.features(self.inputs.into()).unwrap_or(0) as usize
+    }
+
+    /// Values of feature `index` are below this.
+    pub fn feature_limit(&self, index: usize) -> u32 {
+        self.expansion.feature_limit(index, self.input_bits)
+    }
+
+    fn has_shape(&self, step: usize) -> Result<(), GraphError> {
+        let conv_fits = |conv: &Conv2d| {
+            conv.is_sound()
+                && conv.inputs() == u64::from(self.inputs)
+                && conv.outputs() == u64::from(self.outputs)
+        };
+        match &self.geometry {
+            Geometry::Conv2d(conv) if !conv_fits(conv) => {
+                return Err(GraphError::Shape {
+                    step,
+                    what: "geometry",
+                });
+            }
+            Geometry::Dense | Geometry::Conv2d(_) => {}
+        }
+        let expansion_fits = self.expansion.is_sound()
+            && (self.expansion.is_none() || self.kind == StepKind::Static)
+            && self.expansion.features(self.inputs.into()).is_some();
+        if expansion_fits {
+            Ok(())
+        } else {
+            Err(GraphError::Shape {
+                step,
+                what: "expansion",
+            })
         }
     }
 }
@@ -142,6 +201,7 @@ impl StepGraph {
             if step.kind != expected {
                 return Err(GraphError::Kind { step: index });
             }
+            step.has_shape(index)?;
         }
         for (index, pair) in steps.windows(2).enumerate() {
             let (before, step) = (&pair[0], &pair[1]);
@@ -274,6 +334,8 @@ mod tests {
     fn step(kind: StepKind, inputs: u32, outputs: u32, bits: (u8, u8)) -> StepSpec {
         StepSpec {
             kind,
+            geometry: Geometry::Dense,
+            expansion: Expansion::None,
             inputs,
             outputs,
             input_bits: bits.0,
