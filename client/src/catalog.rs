@@ -46,6 +46,7 @@ impl Entry {
                 message: error.to_string(),
                 retryable: false,
             })?;
+        chemxor_fhe::ring::check_statements(&manifest.graph.rings(), &manifest.rings)?;
         Ok(Self {
             version,
             state: model.state.clone(),

@@ -46,6 +46,9 @@ pub enum ClientError {
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] chemxor_core::ManifestError),
+    /// The model's parameters.
+    #[error(transparent)]
+    Weak(#[from] chemxor_fhe::ring::WeakParameters),
     /// A name.
     #[error(transparent)]
     Id(#[from] chemxor_core::IdError),

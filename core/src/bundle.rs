@@ -264,6 +264,7 @@ mod tests {
             body_bits: 30,
             switch_bits: 16,
         };
+        let graph = StepGraph::new(vec![step]).unwrap();
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
             name: "golden".parse().unwrap(),
@@ -277,7 +278,8 @@ mod tests {
                 size: 128,
                 max_count: 7,
             },
-            graph: StepGraph::new(vec![step]).unwrap(),
+            rings: vec![],
+            graph,
             outputs: vec![OutputScaling {
                 scale: 0.5,
                 offset: -3.0,

@@ -13,6 +13,7 @@ mod graph;
 mod ids;
 mod lifecycle;
 mod manifest;
+mod reply;
 mod roles;
 mod signing;
 
@@ -20,8 +21,8 @@ pub use bundle::{Bundle, BundleError};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
 pub use graph::{
-    Conv2d, Expansion, Geometry, GraphError, Grid, Monomials, RingName, StepGraph, StepKind,
-    StepSpec,
+    Conv2d, Expansion, Geometry, GraphError, Grid, Monomials, RingName, RingStatement, StepGraph,
+    StepKind, StepSpec,
 };
 pub use ids::{BlobDigest, IdError, ModelName, ModelRef, Selector, VersionId, WorkerName};
 pub use lifecycle::{Event, LifecycleError, State};
@@ -29,5 +30,6 @@ pub use manifest::{
     BlobRef, DataFingerprint, Featuriser, MANIFEST_FORMAT, Manifest, ManifestError, Metrics,
     OutputScaling, Task,
 };
+pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_header};
 pub use roles::{Action, Role, RoleSet, allowed};
 pub use signing::{SignatureError, sign_manifest, verify_manifest};

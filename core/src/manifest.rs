@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobDigest, ModelName, StepGraph, VersionId};
+use crate::{BlobDigest, ModelName, RingStatement, StepGraph, VersionId};
 
 /// Format number that this build writes and reads.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -145,6 +145,9 @@ pub struct Manifest {
     pub featuriser: Featuriser,
     /// Shapes, precisions and rings.
     pub graph: StepGraph,
+    /// Parameters of the rings of the graph: whoever loads the model computes their security again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<RingStatement>,
     /// One for each output.
     pub outputs: Vec<OutputScaling>,
     /// One for each step.
@@ -226,6 +229,12 @@ impl Manifest {
         require(
             self.outputs.len() == last.outputs as usize,
             "one output scaling for each output",
+        )?;
+        let stated: Vec<_> = self.rings.iter().map(|statement| statement.ring).collect();
+        require(
+            // manifests from before statements existed can be read; nobody evaluates them
+            stated.is_empty() || stated == graph.rings(),
+            "one statement for each ring of the graph, in order",
         )?;
         require(
             self.outputs

@@ -17,6 +17,8 @@ pub trait Torus:
     fn add(self, other: Self) -> Self;
     /// `self - other` modulo `2^w`.
     fn sub(self, other: Self) -> Self;
+    /// `self * factor` modulo `2^w`.
+    fn scale(self, factor: i64) -> Self;
     /// The low w bits of `value`.
     fn from_u64(value: u64) -> Self;
     /// The value, in `0..2^w`.
@@ -51,6 +53,10 @@ impl Torus for u32 {
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
         self.wrapping_sub(other)
+    }
+    #[inline(always)]
+    fn scale(self, factor: i64) -> Self {
+        self.wrapping_mul(factor as u32)
     }
     #[inline(always)]
     fn from_u64(value: u64) -> Self {
@@ -89,6 +95,10 @@ impl Torus for u64 {
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
         self.wrapping_sub(other)
+    }
+    #[inline(always)]
+    fn scale(self, factor: i64) -> Self {
+        self.wrapping_mul(factor as u64)
     }
     #[inline(always)]
     fn from_u64(value: u64) -> Self {

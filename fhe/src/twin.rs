@@ -24,36 +24,32 @@ pub struct Rounding {
     pub bits: u8,
 }
 
-/// Integer pre-activations `y` modulo `2^l` of a static step on features `x`.
+/// Integer pre-activations `y` modulo `2^l` of a static step on its inputs `x`.
 pub fn static_step(weights: &StepWeights, l: u8, x: &[u16]) -> Vec<u32> {
-    let mask = mask(l);
-    (0..weights.outputs())
-        .map(|j| {
-            let sum: i64 = weights
-                .row(j)
-                .iter()
-                .zip(x)
-                .map(|(w, x)| i64::from(*w) * i64::from(*x))
-                .sum();
-            (sum & mask) as u32
-        })
-        .collect()
+    rows(weights, l, |input, weight| {
+        i64::from(weight) * i64::from(x[input])
+    })
 }
 
 /// Integer pre-activations `y` modulo `2^l` of a lookup step on rounded pre-activations `t`.
 pub fn lookup_step(weights: &StepWeights, l: u8, t: &[u32]) -> Vec<u32> {
-    let mask = mask(l);
     let activations: Vec<i32> = t
         .iter()
         .enumerate()
         .map(|(i, t)| i32::from(weights.table(i)[*t as usize]))
         .collect();
+    rows(weights, l, |input, weight| {
+        let product = i32::from(weight) * activations[input];
+        i64::from(round_shift(product, weights.shift()))
+    })
+}
+
+fn rows(weights: &StepWeights, l: u8, term: impl Fn(usize, i16) -> i64) -> Vec<u32> {
     (0..weights.outputs())
-        .map(|j| {
-            let term =
-                |(w, f): (&i16, &i32)| i64::from(round_shift(i32::from(*w) * *f, weights.shift()));
-            let sum: i64 = weights.row(j).iter().zip(&activations).map(term).sum();
-            (sum & mask) as u32
+        .map(|output| {
+            let mut sum = i64::from(weights.bias(output));
+            weights.visit_row(output, |input, weight| sum += term(input, weight));
+            (sum & mask(l)) as u32
         })
         .collect()
 }
@@ -66,11 +62,14 @@ pub fn evaluate(
     features: &[u16],
     mut carry: impl FnMut(Rounding) -> i64,
 ) -> Vec<u32> {
+    let features = specs
+        .first()
+        .map_or(features.into(), |first| first.expansion.expand(features));
     let mut values: Vec<u32> = Vec::new();
     for (step, (spec, weights)) in specs.iter().zip(weights).enumerate() {
         let l = spec.accumulator_bits;
         let y = match spec.kind {
-            StepKind::Static => static_step(weights, l, features),
+            StepKind::Static => static_step(weights, l, &features),
             StepKind::Lookup => lookup_step(weights, l, &values),
         };
         values = y

@@ -8,9 +8,11 @@
 //! |---|---|
 //! | public keys | `CXPK`, version u8 = 1, rings u8, u16 = 0; for each ring, sorted: ring u8, u24 = 0, seed 16 B, k·N body elements of w/8 bytes for each of k rows (k = 1: N elements; k = 3: 3 rows of N) |
 //! | step input | `CXIN`, version u8 = 1, ring u8, body bits u8, u8 = 0, ciphertexts u32, seed 16 B, ciphertexts × N bodies, packed |
-//! | step reply | `CXRE`, version u8 = 1, ring u8, m u8, B u8 (0 = not the last step), ciphertexts u32, outputs u32, ciphertexts × k × N mask elements packed at m bits, outputs body elements packed at m bits, last step: outputs openings packed at B bits |
+//! | step reply | `CXRE`, version u8 = 2, ring u8, m u8, B u8 (0 = not the last step), first ciphertext u32, ciphertexts u32; for each ciphertext: k × N mask elements packed at m bits, one body element for each of its outputs packed at m bits, last step: one opening for each of its outputs packed at B bits |
+//!
+//! A reply of several workers is the concatenation of their parts ([`chemxor_core::join_replies`]).
 
-use chemxor_core::{RingName, StepSpec};
+use chemxor_core::{REPLY_HEAD, RingName, StepSpec, reply_header};
 
 use crate::layout::Layout;
 use crate::ring::RingParams;
@@ -67,21 +69,10 @@ impl StepShape {
     /// Checks what the graph alone cannot: that moduli and tiling fit the ring.
     pub fn new(spec: &StepSpec, is_last: bool) -> Result<Self, WireError> {
         let ring = RingParams::of(spec.ring);
-        let per_input = spec.inputs_per_polynomial as usize;
-        let layout = Layout::new(
-            spec.coefficients(),
-            spec.outputs as usize,
-            per_input,
-            ring.size,
-        )
-        .ok_or(WireError::Step("tiling"))?;
+        let layout = Layout::new(spec, ring.size).ok_or(WireError::Step("tiling"))?;
         let bits = |bits: u8| u32::from(bits) <= ring.torus_bits;
         if !bits(spec.body_bits) || !bits(spec.switch_bits) || !bits(spec.accumulator_bits) {
             return Err(WireError::Step("moduli"));
-        }
-        let lookup = spec.kind == chemxor_core::StepKind::Lookup;
-        if lookup && per_input < 1 << spec.input_bits {
-            return Err(WireError::Step("table"));
         }
         Ok(Self {
             spec: spec.clone(),
@@ -97,23 +88,37 @@ impl StepShape {
         INPUT_HEAD + packed_bytes(values, self.spec.body_bits)
     }
 
-    /// Bytes of the step's reply.
+    /// Bytes of the step's whole reply.
     pub fn reply_bytes(&self) -> usize {
-        let masks = self.layout.output_count() * self.ring.dimension * self.ring.size;
-        let m = self.spec.switch_bits;
-        let opening = if self.is_last {
-            packed_bytes(self.layout.outputs, self.spec.output_bits)
+        self.part_bytes(0..self.layout.output_count())
+    }
+
+    /// Bytes of the part of a reply that holds these output ciphertexts.
+    pub fn part_bytes(&self, groups: std::ops::Range<usize>) -> usize {
+        REPLY_HEAD + groups.map(|group| self.group_bytes(group)).sum::<usize>()
+    }
+
+    fn group_bytes(&self, group: usize) -> usize {
+        let (m, outputs) = (self.spec.switch_bits, self.layout.group_len(group));
+        packed_bytes(self.ring.lwe_dimension(), m)
+            + packed_bytes(outputs, m)
+            + packed_bytes(outputs, self.released_bits())
+    }
+
+    /// B in the last step, else 0.
+    fn released_bits(&self) -> u8 {
+        if self.is_last {
+            self.spec.output_bits
         } else {
             0
-        };
-        REPLY_HEAD + packed_bytes(masks, m) + packed_bytes(self.layout.outputs, m) + opening
+        }
     }
 }
 
 const VERSION: u8 = 1;
 const KEYS_HEAD: usize = 8;
 const INPUT_HEAD: usize = 28;
-const REPLY_HEAD: usize = 16;
+const REPLY_VERSION: u8 = 2;
 
 fn ring_code(ring: RingName) -> u8 {
     match ring {
@@ -310,91 +315,100 @@ pub fn decode_input<T: Torus>(
     Ok((seed, bodies))
 }
 
-/// The sections of a reply, as numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The sections of a reply or of a part of it, as numbers, in the order of the output ciphertexts
+/// and of the outputs in each ([`Layout::group`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
     /// ciphertexts × k × N mask elements modulo 2^m.
     pub masks: Vec<u32>,
     /// One body element modulo 2^m for each output.
     pub bodies: Vec<u32>,
-    /// Last step: the top B bits of each blind.
-    pub opening: Option<Vec<u32>>,
+    /// Last step: the top B bits of each blind; else empty.
+    pub opening: Vec<u32>,
 }
 
-/// Writes a reply.
-pub fn encode_reply(shape: &StepShape, reply: &Reply) -> Vec<u8> {
-    let m = shape.spec.switch_bits;
-    let released = if shape.is_last {
-        shape.spec.output_bits
-    } else {
-        0
-    };
-    let mut out = Vec::with_capacity(shape.reply_bytes());
-    out.extend_from_slice(b"CXRE");
-    out.extend_from_slice(&[VERSION, ring_code(shape.ring.name), m, released]);
-    out.extend_from_slice(&(shape.layout.output_count() as u32).to_le_bytes());
-    out.extend_from_slice(&shape.spec.outputs.to_le_bytes());
-    pack(&mut out, reply.masks.iter().map(|v| u64::from(*v)), m);
-    pack(&mut out, reply.bodies.iter().map(|v| u64::from(*v)), m);
-    if let Some(opening) = &reply.opening {
-        pack(&mut out, opening.iter().map(|v| u64::from(*v)), released);
+/// Writes the part of a reply that holds the output ciphertexts `groups`.
+pub fn encode_reply(shape: &StepShape, groups: std::ops::Range<usize>, reply: &Reply) -> Vec<u8> {
+    let (m, released) = (shape.spec.switch_bits, shape.released_bits());
+    let mut out = Vec::with_capacity(shape.part_bytes(groups.clone()));
+    let ring = ring_code(shape.ring.name);
+    let head = [b'C', b'X', b'R', b'E', REPLY_VERSION, ring, m, released];
+    out.extend_from_slice(&reply_header(
+        head,
+        groups.start as u32,
+        groups.len() as u32,
+    ));
+    let (mut bodies, mut opening) = (reply.bodies.as_slice(), reply.opening.as_slice());
+    let mut masks = reply.masks.chunks_exact(shape.ring.lwe_dimension());
+    for group in groups {
+        let (first, rest) = bodies.split_at(shape.layout.group_len(group));
+        pack(
+            &mut out,
+            masks.next().into_iter().flatten().map(|v| u64::from(*v)),
+            m,
+        );
+        pack(&mut out, first.iter().map(|v| u64::from(*v)), m);
+        bodies = rest;
+        if shape.is_last {
+            let (first, rest) = opening.split_at(first.len());
+            pack(&mut out, first.iter().map(|v| u64::from(*v)), released);
+            opening = rest;
+        }
     }
     out
 }
 
-/// Reads a reply.
+/// Reads the reply of a whole step.
 pub fn decode_reply(shape: &StepShape, bytes: &[u8]) -> Result<Reply, WireError> {
     const WHAT: &str = "step reply";
     let field = |field| WireError::Field { what: WHAT, field };
-    if bytes.len() < REPLY_HEAD || &bytes[..4] != b"CXRE" || bytes[4] != VERSION {
+    if bytes.len() < REPLY_HEAD || &bytes[..4] != b"CXRE" || bytes[4] != REPLY_VERSION {
         return Err(WireError::Format(WHAT));
     }
-    let m = shape.spec.switch_bits;
-    let released = if shape.is_last {
-        shape.spec.output_bits
-    } else {
-        0
-    };
+    let (m, released) = (shape.spec.switch_bits, shape.released_bits());
     if bytes[5] != ring_code(shape.ring.name) {
         return Err(field("ring"));
     }
     if bytes[6..8] != [m, released] {
         return Err(field("precision"));
     }
-    if bytes[8..12] != (shape.layout.output_count() as u32).to_le_bytes()
-        || bytes[12..16] != shape.spec.outputs.to_le_bytes()
-    {
+    let groups = shape.layout.output_count();
+    if bytes[8..12] != [0; 4] || bytes[12..16] != (groups as u32).to_le_bytes() {
         return Err(field("ciphertext count"));
     }
-    if bytes.len() != shape.reply_bytes() {
+    let expected = shape.reply_bytes();
+    if bytes.len() != expected {
         return Err(WireError::Length {
             what: WHAT,
             got: bytes.len(),
-            expected: shape.reply_bytes(),
+            expected,
         });
     }
     let mut rest = &bytes[REPLY_HEAD..];
-    let mut section = |count: usize, bits: u8| {
+    let mut section = |out: &mut Vec<u32>, count: usize, bits: u8| {
         let (section, after) = rest.split_at(packed_bytes(count, bits));
         rest = after;
         if !padding_is_zero(section, count, bits) {
             return Err(field("padding"));
         }
-        Ok(unpack(section, bits)
-            .take(count)
-            .map(|value| value as u32)
-            .collect())
+        out.extend(unpack(section, bits).take(count).map(|value| value as u32));
+        Ok(())
     };
-    let masks = shape.layout.output_count() * shape.ring.dimension * shape.ring.size;
-    Ok(Reply {
-        masks: section(masks, m)?,
-        bodies: section(shape.layout.outputs, m)?,
-        opening: if shape.is_last {
-            Some(section(shape.layout.outputs, released)?)
-        } else {
-            None
-        },
-    })
+    let n = shape.ring.lwe_dimension();
+    let mut reply = Reply {
+        masks: Vec::with_capacity(groups * n),
+        bodies: Vec::with_capacity(shape.layout.outputs()),
+        opening: Vec::new(),
+    };
+    for group in 0..groups {
+        let outputs = shape.layout.group_len(group);
+        section(&mut reply.masks, n, m)?;
+        section(&mut reply.bodies, outputs, m)?;
+        if shape.is_last {
+            section(&mut reply.opening, outputs, released)?;
+        }
+    }
+    Ok(reply)
 }
 
 #[cfg(test)]

@@ -17,15 +17,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha20Rng};
 use support::{Network, compare, network, run};
 
 fn demand(weights: &StepWeights, bits: (u8, u8, u8)) -> LayerDemand {
-    LayerDemand {
-        kind: weights.kind(),
-        inputs: weights.inputs() as u32,
-        outputs: weights.outputs() as u32,
-        input_bits: bits.0,
-        accumulator_bits: bits.1,
-        output_bits: bits.2,
-        row_norm_squared: weights.max_row_norm_squared(),
-    }
+    LayerDemand::of(weights, bits.0, bits.1, bits.2)
 }
 
 /// A random network of these widths; `b` bits between steps, `released` at the end.

@@ -8,7 +8,7 @@
 //! Bits are chosen by asking the planner: from many downwards, the first that it accepts in the
 //! cheapest ring wins, since a coarser grid shortens the rows and with them the noise.
 
-use chemxor_core::{Featuriser, OutputScaling, RingName, StepGraph, StepKind};
+use chemxor_core::{Featuriser, OutputScaling, RingName, StepGraph};
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::plan::{LayerDemand, PlanError, plan_graph};
 
@@ -103,7 +103,6 @@ pub(crate) fn quantise(
     let output_half = |single: f64| (largest * OUTPUT_MARGIN).max(single * LEAST_HALF).max(1e-6);
     let bits = precision.output_bits;
     let input = Input {
-        features: featuriser.len(),
         // fewest bits that hold the largest feature
         bits: (u16::BITS - featuriser.max_value().leading_zeros()).max(1) as u8,
     };
@@ -160,22 +159,12 @@ fn largest_of(weights: &[f64]) -> f64 {
 }
 
 struct Input {
-    features: usize,
     bits: u8,
 }
 
 impl Input {
     fn demand(&self, step: &StepWeights, l: u8, output_bits: u8) -> LayerDemand {
-        LayerDemand {
-            kind: StepKind::Static,
-            // sizes of a graph are bounded far below 2^32
-            inputs: self.features as u32,
-            outputs: step.outputs() as u32,
-            input_bits: self.bits,
-            accumulator_bits: l,
-            output_bits,
-            row_norm_squared: step.max_row_norm_squared(),
-        }
+        LayerDemand::of(step, self.bits, l, output_bits)
     }
 }
 
@@ -237,21 +226,13 @@ fn mlp_steps(
         activation_bits: b,
         output_bits,
     } = precision;
-    let attempt = |l: u8, output_l: u8| {
+    let attempt = |l: u8, output_l: u8, ring: Option<RingName>| {
         let hidden = hidden_step(mlp, ranges, l)?;
         let output = tables.output_step(mlp, output_half, output_l, b)?;
-        let neurons = mlp.b1.len() as u32;
+        let demand = input.demand(&hidden, l, b);
         let demands = [
-            input.demand(&hidden, l, b),
-            LayerDemand {
-                kind: StepKind::Lookup,
-                inputs: neurons,
-                outputs: 1,
-                input_bits: b,
-                accumulator_bits: output_l,
-                output_bits,
-                row_norm_squared: output.max_row_norm_squared(),
-            },
+            LayerDemand { ring, ..demand },
+            LayerDemand::of(&output, b, output_l, output_bits),
         ];
         let graph = plan_graph(&demands)?;
         Ok((vec![hidden, output], graph))
@@ -260,17 +241,15 @@ fn mlp_steps(
     let output_bits = || (output_bits..=output_bits + OUTPUT_GUARD_BITS).rev();
     // once only with the cheapest ring in the wide first step, then with any
     let cheap = first_plan(output_bits(), |output_l| {
-        let cheap = |l| match attempt(l, output_l)? {
-            (_, graph) if graph.steps()[0].ring != RingName::ALL[0] => Err(Refused::TooFine(None)),
-            found => Ok(found),
-        };
-        // at least 3 bits below the rounded ones, or the grid would be coarser than the rounding
-        first_plan(hidden_bits().take_while(|l| *l >= b + 3), cheap)
-            .map_err(|_| Refused::TooFine(None))
+        let cheap = |l| attempt(l, output_l, Some(RingName::ALL[0]));
+        // 5 or 6 bits below the rounded ones: rounded weights of a hundred features together then
+        // still move a pre-activation by less than the rounding does, and short rows let many
+        // outputs share a ciphertext
+        first_plan((b + 5..=b + 6).rev(), cheap).map_err(|_| Refused::TooFine(None))
     });
     cheap.or_else(|_| {
         first_plan(output_bits(), |output_l| {
-            first_plan(hidden_bits(), |l| attempt(l, output_l)).map_err(|error| match error {
+            first_plan(hidden_bits(), |l| attempt(l, output_l, None)).map_err(|error| match error {
                 NetsError::Plan(error) => Refused::TooFine(Some(error)),
                 other => Refused::Final(other),
             })

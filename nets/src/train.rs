@@ -127,6 +127,7 @@ pub fn train(
         description: config.description.clone(),
         featuriser: dataset.featuriser().clone(),
         leakage_bits_per_query: quantised.graph.leakage_bits_per_query(),
+        rings: chemxor_fhe::ring::statements(&quantised.graph.rings()),
         graph: quantised.graph.clone(),
         outputs: vec![quantised.output.clone()],
         blobs: blobs

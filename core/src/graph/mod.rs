@@ -40,6 +40,20 @@ impl RingName {
     }
 }
 
+/// Parameters of a ring as a bundle states them, so that their security can be computed again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RingStatement {
+    /// Its name.
+    pub ring: RingName,
+    /// n = kN.
+    pub lwe_dimension: u32,
+    /// w: the modulus is 2^w.
+    pub torus_bits: u8,
+    /// log2 of the standard deviation of fresh noise, in fractions of the torus.
+    pub log2_noise_std: f64,
+}
+
 /// What a step multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

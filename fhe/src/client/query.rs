@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chemxor_core::{StepGraph, StepKind};
+use chemxor_core::StepGraph;
 use num_complex::Complex64;
 use zeroize::Zeroize;
 
@@ -26,16 +26,22 @@ pub enum QueryError {
     #[error(transparent)]
     Randomness(#[from] RandomnessError),
     /// The features are not what the model takes.
-    #[error("the model takes {expected} features below {below}, got {got} with maximum {max}")]
+    #[error("the model takes {expected} features, got {got}")]
     Features {
         /// Number of features of the model.
         expected: usize,
-        /// Bound on each.
-        below: u32,
         /// Number given.
         got: usize,
-        /// Largest given.
-        max: u16,
+    },
+    /// A feature outside the model's grid.
+    #[error("feature {index} is {value}; the model takes values below {limit}")]
+    FeatureRange {
+        /// Which feature.
+        index: usize,
+        /// Its value.
+        value: u16,
+        /// Bound on it.
+        limit: u32,
     },
 }
 
@@ -70,18 +76,27 @@ impl Query {
             .map(|(i, spec)| StepShape::new(spec, i + 1 == steps.len()))
             .collect::<Result<Vec<_>, _>>()?;
         let first = &shapes[0];
-        let below = 1u32 << first.spec.input_bits;
-        let max = features.iter().copied().max().unwrap_or(0);
-        if features.len() != first.layout.inputs || u32::from(max) >= below {
-            let expected = first.layout.inputs;
+        if features.len() != first.spec.features() {
             return Err(QueryError::Features {
-                expected,
-                below,
+                expected: first.spec.features(),
                 got: features.len(),
-                max,
             });
         }
-        let values = features.iter().enumerate().map(|(i, x)| (i, u64::from(*x)));
+        for (index, value) in features.iter().copied().enumerate() {
+            let limit = first.spec.feature_limit(index);
+            if u32::from(value) >= limit {
+                return Err(QueryError::FeatureRange {
+                    index,
+                    value,
+                    limit,
+                });
+            }
+        }
+        let inputs = first.spec.expansion.expand(features);
+        let values = inputs
+            .iter()
+            .enumerate()
+            .map(|(i, x)| (i, 0, u64::from(*x)));
         let message = encrypt_step(key, first, values)?;
         Ok((
             Self {
@@ -109,32 +124,32 @@ impl Query {
         for phase in &mut phases {
             *phase >>= m - b;
         }
-        if let Some(opening) = &reply.opening {
+        let outputs = (0..shape.layout.output_count()).flat_map(|group| shape.layout.group(group));
+        let outputs = outputs.map(|(output, _)| output);
+        if shape.is_last {
             let mask = (1u32 << b) - 1;
-            let open = |(phase, blind): (&u32, &u32)| phase.wrapping_sub(*blind) & mask;
-            return Ok(Progress::Done(
-                phases.iter().zip(opening).map(open).collect(),
-            ));
+            let mut codes = vec![0; shape.layout.outputs()];
+            for (output, (phase, blind)) in outputs.zip(phases.iter().zip(&reply.opening)) {
+                codes[output] = phase.wrapping_sub(*blind) & mask;
+            }
+            return Ok(Progress::Done(codes));
         }
         self.step += 1;
         let next = &self.shapes[self.step];
-        let hot = phases
-            .iter()
-            .enumerate()
-            .map(|(i, c)| ((i << b) + *c as usize, 1));
+        let hot = outputs.zip(&phases).map(|(i, c)| (i, *c as usize, 1));
         let message = encrypt_step(&self.key, next, hot)?;
         phases.zeroize();
         Ok(Progress::Next(message))
     }
 }
 
-/// Encrypts the given (input number, integer) pairs, all other inputs zero.
+/// Encrypts the given integers, each at (input number, offset in a one-hot input); all other
+/// coefficients are zero.
 fn encrypt_step(
     key: &ClientKey,
     shape: &StepShape,
-    values: impl Iterator<Item = (usize, u64)>,
+    values: impl Iterator<Item = (usize, usize, u64)>,
 ) -> Result<Vec<u8>, QueryError> {
-    debug_assert!(shape.spec.kind == StepKind::Static || shape.layout.per_input >= 8);
     let key = key.ring(shape.ring.name)?;
     let mut rng = SecretRng::from_os()?;
     if shape.ring.torus_bits == 32 {
@@ -147,15 +162,15 @@ fn encrypt_step(
 fn encrypt_values<T: Torus>(
     key: &RingKey,
     shape: &StepShape,
-    values: impl Iterator<Item = (usize, u64)>,
+    values: impl Iterator<Item = (usize, usize, u64)>,
     rng: &mut SecretRng,
 ) -> Vec<u8> {
     let layout = &shape.layout;
     let scale = T::BITS - u32::from(shape.spec.accumulator_bits);
-    let mut bodies = vec![T::from_u64(0); layout.input_count() * layout.size];
-    for (input, value) in values {
-        let (block, within) = (input / layout.per_input, input % layout.per_input);
-        bodies[block * layout.size + within] = T::from_u64(value << scale);
+    let mut bodies = vec![T::from_u64(0); layout.input_count() * layout.size()];
+    for (input, offset, value) in values {
+        let (block, at) = layout.input_place(input);
+        bodies[block * layout.size() + at + offset] = T::from_u64(value << scale);
     }
     let seed = encrypt(key, &mut bodies, rng);
     let message = wire::encode_input(shape, &seed, &bodies);
@@ -163,21 +178,27 @@ fn encrypt_values<T: Torus>(
     message
 }
 
-/// The phase of each output modulo 2^m: body minus (mask times secret) at the output's coefficient.
+/// The phase of each output modulo 2^m, in the order of the reply: body minus (mask times secret)
+/// at the output's coefficient.
 fn blinded_phases(key: &RingKey, shape: &StepShape, reply: &Reply) -> Vec<u32> {
     let layout = &shape.layout;
-    let (size, k) = (layout.size, shape.ring.dimension);
+    let (size, k) = (layout.size(), shape.ring.dimension);
     let mask = (1u32 << shape.spec.switch_bits) - 1;
     let mut scratch: Vec<Complex64> = fourier_zero(size);
     let mut product = vec![0u32; size];
-    let mut phases = Vec::with_capacity(layout.outputs);
+    let mut phases = Vec::with_capacity(layout.outputs());
+    let mut bodies = reply.bodies.iter();
     for (group, masks) in reply.masks.chunks_exact(k * size).enumerate() {
         product.fill(0);
         key.add_mask_product(&mut product, masks, &mut scratch);
-        for (within, output) in layout.group(group).enumerate() {
-            let part = product[layout.output_coefficient(within)];
-            phases.push(reply.bodies[output].wrapping_sub(part) & mask);
-        }
+        let parts = layout
+            .group(group)
+            .map(|(_, coefficient)| product[coefficient]);
+        phases.extend(
+            parts
+                .zip(&mut bodies)
+                .map(|(part, body)| body.wrapping_sub(part) & mask),
+        );
     }
     product.zeroize();
     phases

@@ -207,7 +207,11 @@ fn measured_variance<T: Torus>(step_spec: &StepSpec, runs: usize) -> (f64, usize
     let (inputs, outputs) = (step_spec.inputs as usize, step_spec.outputs as usize);
     let network = StepWeights::new_static(inputs, outputs, weights(inputs * outputs, 5)).unwrap();
     let norms: Vec<f64> = (0..outputs)
-        .map(|o| network.row(o).iter().map(|w| f64::from(*w).powi(2)).sum())
+        .map(|output| {
+            let mut sum = 0.0;
+            network.visit_row(output, |_, weight| sum += f64::from(weight).powi(2));
+            sum
+        })
         .collect();
     let mean_norm = norms.iter().sum::<f64>() / outputs as f64;
     let step = PreparedStep::new(step_spec, true, network).unwrap();
@@ -234,12 +238,12 @@ fn measured_variance<T: Torus>(step_spec: &StepSpec, runs: usize) -> (f64, usize
         let mut scratch = fourier_zero(ring.size);
         for group in 0..layout.output_count() {
             let result = step
-                .output_group::<T>(group, &public, &transformed, None)
+                .output_group::<T>(group, &public, &transformed, None, &mut step.scratch())
                 .unwrap();
             let mut product = vec![0u32; ring.size];
             secret.add_mask_product(&mut product, &result.masks, &mut scratch);
             for (within, (body, blind)) in result.bodies.iter().zip(&result.blinds).enumerate() {
-                let phase = body.wrapping_sub(product[layout.output_coefficient(within)]);
+                let phase = body.wrapping_sub(product[layout.output_at(group, within).1]);
                 // subtract the blind at full precision: both in units of 2^-64
                 let phase = u64::from(phase) << (64 - m);
                 let blind = blind.to_u64() << (64 - T::BITS);

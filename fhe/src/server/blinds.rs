@@ -16,9 +16,48 @@ impl std::fmt::Debug for Blinds {
     }
 }
 
+/// Marks an output that another worker's part holds; no blind has so many bits.
+const ABSENT: u16 = u16::MAX;
+
 impl Blinds {
+    #[cfg(test)]
     pub(super) fn new(bits: u8, values: Vec<u16>) -> Self {
         Self { bits, values }
+    }
+
+    /// For so many outputs, none of them known yet.
+    pub(super) fn empty(bits: u8, outputs: usize) -> Self {
+        let values = vec![ABSENT; outputs];
+        Self { bits, values }
+    }
+
+    pub(super) fn set(&mut self, output: usize, value: u16) {
+        self.values[output] = value;
+    }
+
+    /// Whether every output is known.
+    pub fn is_complete(&self) -> bool {
+        !self.values.contains(&ABSENT)
+    }
+
+    /// Joins the parts of several workers; none if they overlap or do not belong together. A join
+    /// may still lack outputs: see [`Blinds::is_complete`].
+    pub fn join(parts: &[Self]) -> Option<Self> {
+        let (first, rest) = parts.split_first()?;
+        let mut joined = first.clone();
+        for part in rest {
+            if part.bits != joined.bits || part.values.len() != joined.values.len() {
+                return None;
+            }
+            for (known, value) in joined.values.iter_mut().zip(&part.values) {
+                match (*known, *value) {
+                    (_, ABSENT) => {}
+                    (ABSENT, value) => *known = value,
+                    _ => return None,
+                }
+            }
+        }
+        Some(joined)
     }
 
     /// b.
@@ -26,7 +65,7 @@ impl Blinds {
         self.bits
     }
 
-    /// One for each neuron, below `2^b`. For the next step of the evaluation and for tests that
+    /// One for each neuron, below `2^b` when complete. For the next step of the evaluation and for tests that
     /// compute the carries of a run.
     pub fn values(&self) -> &[u16] {
         &self.values
@@ -52,10 +91,28 @@ impl Blinds {
             .collect();
         values
             .iter()
-            .all(|value| *value < 1 << bits)
+            .all(|value| *value < 1 << bits || *value == ABSENT)
             .then_some(Self {
                 bits: *bits,
                 values,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_join_once() {
+        let part = |values: [u16; 3]| Blinds::new(3, values.to_vec());
+        let (left, right) = (part([1, ABSENT, ABSENT]), part([ABSENT, 2, 3]));
+        let joined = Blinds::join(&[left.clone(), right.clone()]).unwrap();
+        assert_eq!(joined.values(), [1, 2, 3]);
+        assert!(joined.is_complete() && !left.is_complete());
+        assert!(Blinds::join(&[joined.clone(), right]).is_none(), "overlap");
+        assert!(Blinds::join(&[left, Blinds::new(4, vec![ABSENT; 3])]).is_none());
+        assert!(Blinds::join(&[]).is_none());
+        assert_eq!(Blinds::from_bytes(&joined.to_bytes()), Some(joined));
     }
 }

@@ -91,23 +91,10 @@ impl PublicKeys {
         ciphertext: &mut [T],
         rng: &mut SecretRng,
     ) -> Result<(), WireError> {
-        let key = self
-            .rings
-            .iter()
-            .find(|key| key.params.name == ring)
-            .ok_or(WireError::Rings)?;
+        let key = self.ring(ring)?;
         let (size, k) = (key.params.size, key.params.dimension);
         let fft = Negacyclic::of(size);
-        let mut bits = vec![0u8; size];
-        let us: Vec<Vec<Complex64>> = (0..k)
-            .map(|_| {
-                rng.fill_binary(&mut bits);
-                let mut u = fourier_zero(size);
-                fft.forward(&mut u, |i| f64::from(bits[i]));
-                u
-            })
-            .collect();
-        zeroize::Zeroize::zeroize(&mut bits);
+        let us = key.draw_us(rng);
         let mut acc = fourier_zero(size);
         for (column, sink) in ciphertext.chunks_exact_mut(size).enumerate() {
             for limb in 0..T::LIMBS {
@@ -121,6 +108,51 @@ impl PublicKeys {
             }
         }
         Ok(())
+    }
+}
+
+impl PublicKeys {
+    /// The same in the Fourier domain, added to sums of products before their inverse transform;
+    /// for w = 32, where the rounding of double precision is far below `e1` and `e2`.
+    pub(super) fn add_zero_fourier(
+        &self,
+        ring: RingName,
+        acc: &mut [Complex64],
+        rng: &mut SecretRng,
+    ) -> Result<(), WireError> {
+        let key = self.ring(ring)?;
+        debug_assert_eq!(key.params.torus_bits, 32);
+        for (row, u) in key.rows.iter().zip(key.draw_us(rng)) {
+            for (acc, column) in acc.chunks_exact_mut(key.params.size / 2).zip(row) {
+                multiply_add(acc, &u, column);
+            }
+        }
+        Ok(())
+    }
+
+    fn ring(&self, ring: RingName) -> Result<&RingPublicKey, WireError> {
+        let mut keys = self.rings.iter();
+        keys.find(|key| key.params.name == ring)
+            .ok_or(WireError::Rings)
+    }
+}
+
+impl RingPublicKey {
+    /// Fresh binary `u_1 .. u_k`, in the Fourier domain.
+    fn draw_us(&self, rng: &mut SecretRng) -> Vec<Vec<Complex64>> {
+        let (size, k) = (self.params.size, self.params.dimension);
+        let fft = Negacyclic::of(size);
+        let mut bits = vec![0u8; size];
+        let us = (0..k)
+            .map(|_| {
+                rng.fill_binary(&mut bits);
+                let mut u = fourier_zero(size);
+                fft.forward(&mut u, |i| f64::from(bits[i]));
+                u
+            })
+            .collect();
+        zeroize::Zeroize::zeroize(&mut bits);
+        us
     }
 }
 

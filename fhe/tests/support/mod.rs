@@ -84,12 +84,12 @@ fn unblind(step: &PreparedStep, key: &ClientKey, reply: &[u8], blinds: &Blinds) 
         shape.spec.output_bits,
     );
     let k = shape.ring.dimension;
-    let mut out = Vec::new();
+    let mut out = vec![0; shape.layout.outputs()];
+    let mut bodies = reply.bodies.iter();
     for group in 0..shape.layout.output_count() {
         let masks = &reply.masks[group * k * size..][..k * size];
-        for (within, output) in shape.layout.group(group).enumerate() {
-            let at = shape.layout.output_coefficient(within);
-            let mut phase = reply.bodies[output];
+        for ((output, at), body) in shape.layout.group(group).zip(&mut bodies) {
+            let mut phase = *body;
             // coefficient `at` of mask * secret modulo X^N + 1, schoolbook
             for (i, mask) in masks.iter().enumerate() {
                 let (polynomial, i) = (i / size, i % size);
@@ -107,7 +107,7 @@ fn unblind(step: &PreparedStep, key: &ClientKey, reply: &[u8], blinds: &Blinds) 
                 }
             }
             let top = (phase & ((1 << m) - 1)) >> (m - b);
-            out.push(top.wrapping_sub(blinds.values()[output].into()) & ((1 << b) - 1));
+            out[output] = top.wrapping_sub(blinds.values()[output].into()) & ((1 << b) - 1);
         }
     }
     out

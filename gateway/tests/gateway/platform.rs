@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use chemxor_core::{
     BlobDigest, BlobRef, DataFingerprint, Featuriser, MANIFEST_FORMAT, Manifest, Metrics,
-    OutputScaling, RingName, StepGraph, StepKind, StepSpec, Task,
+    OutputScaling, RingName, RingStatement, StepGraph, StepKind, StepSpec, Task,
 };
 use chemxor_gateway::{GatewayConfig, Limits, RunningGateway};
 use chemxor_proto::v1;
@@ -92,6 +92,16 @@ fn manifest() -> Manifest {
             train_rows: 1,
             test_rows: 1,
         },
+        rings: graph
+            .rings()
+            .into_iter()
+            .map(|ring| RingStatement {
+                ring,
+                lwe_dimension: 1024,
+                torus_bits: 32,
+                log2_noise_std: -22.8,
+            })
+            .collect(),
         leakage_bits_per_query: graph.leakage_bits_per_query(),
         graph,
         toolchain: "test".into(),

@@ -2,7 +2,7 @@
 
 use chemxor_core::{
     BlobDigest, BlobRef, DataFingerprint, Featuriser, Manifest, Metrics, OutputScaling, RingName,
-    StepGraph, StepKind, StepSpec, Task, VersionId, sign_manifest,
+    RingStatement, StepGraph, StepKind, StepSpec, Task, VersionId, sign_manifest,
 };
 use chemxor_proto::{STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
@@ -115,6 +115,7 @@ fn manifest(name: &str, seed: u64) -> Manifest {
         digest: BlobDigest::of(text.as_bytes()),
         bytes: 64,
     };
+    let graph = StepGraph::new(steps).unwrap();
     Manifest {
         format: chemxor_core::MANIFEST_FORMAT,
         name: name.parse().unwrap(),
@@ -128,7 +129,17 @@ fn manifest(name: &str, seed: u64) -> Manifest {
             size: 16,
             max_count: 3,
         },
-        graph: StepGraph::new(steps).unwrap(),
+        rings: graph
+            .rings()
+            .into_iter()
+            .map(|ring| RingStatement {
+                ring,
+                lwe_dimension: 1024,
+                torus_bits: 32,
+                log2_noise_std: -22.8,
+            })
+            .collect(),
+        graph,
         outputs: vec![OutputScaling {
             scale: 0.01,
             offset: 0.0,

@@ -233,6 +233,8 @@ fn prepare(
     else {
         return Err("the graph has no such step".to_owned());
     };
+    chemxor_fhe::ring::check_statements(&manifest.graph.rings(), &manifest.rings)
+        .map_err(|error| error.to_string())?;
     let plain = key
         .decrypt_blob(sealed, version, step)
         .map_err(|error| error.to_string())?;

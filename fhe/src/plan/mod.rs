@@ -1,25 +1,37 @@
 //! The planner: from shapes, norms and precisions to ring, tiling and moduli of each step.
 //!
 //! Budget of a step with `b` output bits (docs/protocol.md, noise budget), in fractions of the torus:
-//! `sqrt(noise + rounding + rerandomisation) + sqrt(switch) <= 2^-b / 8`. What fits in no ring is
-//! refused with the numbers. Among what fits, the cheapest by [`COST`] wins.
+//! `sqrt(noise + rounding + rerandomisation) + sqrt(switch) <= 2^-b / 8` ([`budget`]). What fits in no ring is
+//! refused with the numbers. Among what fits, the cheapest by the model in `cost` wins.
 //!
 //! An output coefficient collects the noise of *every* coefficient of the input times the whole
 //! weight polynomial, also the rows of the other outputs in the same polynomial. So with `n_out`
 //! outputs in a polynomial the noise grows by `n_out` row norms, and tiling and precision are
 //! chosen together (docs/decisions/0010).
 
-use chemxor_core::{GraphError, RingName, StepGraph, StepKind, StepSpec};
+pub mod budget;
+mod cost;
+pub mod report;
+
+use chemxor_core::{Expansion, Geometry, GraphError, RingName, StepGraph, StepKind, StepSpec};
 
 use crate::layout::Layout;
+use crate::network::StepWeights;
 use crate::ring::RingParams;
+
+pub use budget::errors;
+use budget::{EXACT_TOLERANCE, TOLERANCE, allowed_error};
 
 /// What the planner must realise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerDemand {
     /// Static or lookup.
     pub kind: StepKind,
-    /// Features or neurons.
+    /// Dense or a convolution.
+    pub geometry: Geometry,
+    /// What the client does to its features; step 0 only.
+    pub expansion: Expansion,
+    /// Expanded features or neurons.
     pub inputs: u32,
     /// Pre-activations.
     pub outputs: u32,
@@ -30,8 +42,82 @@ pub struct LayerDemand {
     /// b, or B for the last step.
     pub output_bits: u8,
     /// Largest squared 2-norm of a row of the integer matrix on encrypted coefficients
-    /// ([`crate::network::StepWeights::max_row_norm_squared`]).
+    /// ([`StepWeights::max_row_norm_squared`]).
     pub row_norm_squared: f64,
+    /// Allowed standard deviation of the error in units of the last output bit.
+    pub tolerance: f64,
+    /// Number of weights when the matrix is sparse.
+    pub entries: Option<usize>,
+    /// The only ring to consider, if any.
+    pub ring: Option<RingName>,
+}
+
+impl LayerDemand {
+    /// What these weights ask for, with the given input, accumulator and output bits.
+    pub fn of(
+        weights: &StepWeights,
+        input_bits: u8,
+        accumulator_bits: u8,
+        output_bits: u8,
+    ) -> Self {
+        let dense = weights.inputs() * weights.outputs();
+        let sparse = weights.geometry().is_dense() && weights.stored() < dense;
+        Self {
+            kind: weights.kind(),
+            geometry: weights.geometry(),
+            expansion: Expansion::None,
+            // a graph refuses more than 2^16
+            inputs: weights.inputs() as u32,
+            outputs: weights.outputs() as u32,
+            input_bits,
+            accumulator_bits,
+            output_bits,
+            row_norm_squared: weights.max_row_norm_squared(),
+            tolerance: TOLERANCE,
+            entries: sparse.then(|| weights.stored()),
+            ring: None,
+        }
+    }
+
+    /// For one ring only, even where another is cheaper.
+    pub fn in_ring(self, ring: RingName) -> Self {
+        Self {
+            ring: Some(ring),
+            ..self
+        }
+    }
+
+    /// For pre-activations that sit in the middle of two buckets each: the rounded value is then
+    /// one of the two with a probability of failure below 2^-48.
+    pub fn exact(self) -> Self {
+        Self {
+            tolerance: EXACT_TOLERANCE,
+            ..self
+        }
+    }
+
+    /// With what the client does to its features before step 0.
+    pub fn expanding(self, expansion: Expansion) -> Self {
+        Self { expansion, ..self }
+    }
+
+    fn spec(&self, ring: RingName, per_input: usize) -> StepSpec {
+        StepSpec {
+            kind: self.kind,
+            geometry: self.geometry,
+            expansion: self.expansion.clone(),
+            inputs: self.inputs,
+            outputs: self.outputs,
+            input_bits: self.input_bits,
+            accumulator_bits: self.accumulator_bits,
+            output_bits: self.output_bits,
+            ring,
+            // at most N
+            inputs_per_polynomial: per_input as u32,
+            body_bits: 0,
+            switch_bits: 0,
+        }
+    }
 }
 
 /// Why there is no plan.
@@ -56,13 +142,13 @@ pub enum PlanError {
         /// log2 of the row norm.
         norm: f64,
     },
+    /// No ring is large enough for one image of a convolution.
+    #[error("step {0} does not fit: {1}")]
+    Layout(usize, String),
     /// The steps do not form a graph.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
-
-/// Cost model, microseconds: one byte on the wire at 400 Mbit/s, one FFT, one product.
-pub const COST: (f64, f64, f64) = (0.02, 1.5, 0.6);
 
 /// Plans every step and checks the result as a graph.
 pub fn plan_graph(layers: &[LayerDemand]) -> Result<StepGraph, PlanError> {
@@ -77,58 +163,39 @@ pub fn plan_graph(layers: &[LayerDemand]) -> Result<StepGraph, PlanError> {
 /// The cheapest plan of one step.
 pub fn plan_step(index: usize, layer: &LayerDemand) -> Result<StepSpec, PlanError> {
     let mut best: Option<(f64, StepSpec)> = None;
-    for ring in RingName::ALL.map(RingParams::of) {
+    let mut laid_out = false;
+    let wanted = |ring: &RingName| layer.ring.is_none_or(|only| only == *ring);
+    for ring in RingName::ALL.into_iter().filter(wanted).map(RingParams::of) {
         for per_input in tilings(&ring, layer) {
-            for (switch_bits, body_bits) in precisions(&ring, layer, per_input) {
-                let spec = StepSpec {
-                    geometry: Default::default(),
-                    expansion: Default::default(),
-                    kind: layer.kind,
-                    inputs: layer.inputs,
-                    outputs: layer.outputs,
-                    input_bits: layer.input_bits,
-                    accumulator_bits: layer.accumulator_bits,
-                    output_bits: layer.output_bits,
-                    ring: ring.name,
-                    inputs_per_polynomial: per_input as u32,
-                    body_bits,
-                    switch_bits,
-                };
-                let cost = cost(&ring, &spec);
+            let mut spec = layer.spec(ring.name, per_input);
+            let Some(layout) = Layout::new(&spec, ring.size) else {
+                continue;
+            };
+            laid_out = true;
+            for (switch_bits, body_bits) in precisions(&ring, layer, &layout) {
+                (spec.switch_bits, spec.body_bits) = (switch_bits, body_bits);
+                let cost = cost::cost(&ring, &spec, &layout, layer.entries);
                 if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    best = Some((cost, spec));
+                    best = Some((cost, spec.clone()));
                 }
             }
         }
     }
-    best.map(|(_, spec)| spec)
-        .ok_or_else(|| refusal(index, layer))
-}
-
-/// Standard deviation of the error of a phase before the switch, and of the switch itself.
-/// `norm_squared` is that of the weight polynomials: [`polynomial_norm_squared`].
-pub fn errors(ring: &RingParams, norm_squared: f64, body_bits: u8, switch_bits: u8) -> (f64, f64) {
-    let fresh = ring.noise_std.powi(2) + ring.body_rounding_variance(body_bits);
-    let before = (fresh * norm_squared + ring.rerandomisation_variance()).sqrt();
-    (before, ring.switch_variance(switch_bits).sqrt())
-}
-
-/// Squared norm of the weight polynomials of one output ciphertext, at most: that of all rows which
-/// share it.
-pub fn polynomial_norm_squared(ring: &RingParams, layer: &LayerDemand, per_input: usize) -> f64 {
-    let sharing = (ring.size / per_input).min(layer.outputs as usize);
-    layer.row_norm_squared * sharing as f64
-}
-
-/// Largest allowed error, in fractions of the torus: an eighth of the last output bit.
-pub fn allowed_error(output_bits: u8) -> f64 {
-    (-f64::from(output_bits) - 3.0).exp2()
+    match best {
+        Some((_, spec)) => Ok(spec),
+        None if laid_out => Err(refusal(index, layer)),
+        None => Err(PlanError::Layout(
+            index,
+            "one padded channel of the image has more than 2048 pixels; use patches or a smaller image"
+                .to_owned(),
+        )),
+    }
 }
 
 /// For each switch modulus that fits, the fewest body bits that fit.
-fn precisions(ring: &RingParams, layer: &LayerDemand, per_input: usize) -> Vec<(u8, u8)> {
-    let allowed = allowed_error(layer.output_bits);
-    let norm = polynomial_norm_squared(ring, layer, per_input);
+fn precisions(ring: &RingParams, layer: &LayerDemand, layout: &Layout) -> Vec<(u8, u8)> {
+    let allowed = allowed_error(layer.output_bits, layer.tolerance);
+    let norm = layer.row_norm_squared * layout.rows_sharing() as f64;
     let fits = |switch_bits, body_bits| {
         let (before, switch) = errors(ring, norm, body_bits, switch_bits);
         before + switch <= allowed
@@ -144,41 +211,21 @@ fn precisions(ring: &RingParams, layer: &LayerDemand, per_input: usize) -> Vec<(
         .collect()
 }
 
-fn tilings(ring: &RingParams, layer: &LayerDemand) -> impl Iterator<Item = usize> + use<> {
-    let smallest = match layer.kind {
-        StepKind::Static => 1,
-        StepKind::Lookup => 1usize << layer.input_bits,
-    };
+/// Numbers of coefficients in use to try: powers of two, or whole planes of an image.
+fn tilings(ring: &RingParams, layer: &LayerDemand) -> Vec<usize> {
     let size = ring.size;
-    (0..=11)
-        .map(|log| 1usize << log)
-        .filter(move |n_in| (smallest..=size).contains(n_in))
-}
-
-fn cost(ring: &RingParams, spec: &StepSpec) -> f64 {
-    let layout = Layout {
-        inputs: spec.coefficients(),
-        outputs: spec.outputs as usize,
-        per_input: spec.inputs_per_polynomial as usize,
-        size: ring.size,
-    };
-    let (byte, fft, product) = COST;
-    let up = layout.input_count() * ring.size * usize::from(spec.body_bits) / 8;
-    let down =
-        layout.output_count() * ring.size * ring.dimension * usize::from(spec.switch_bits) / 8;
-    let polynomials = ring.dimension + 1;
-    let scale = ring.size as f64 / 1024.0;
-    let products = layout.input_count() * layout.output_count();
-    let fresh_tables = if spec.kind == StepKind::Lookup {
-        products
-    } else {
-        0
-    };
-    let ffts = (layout.input_count() + layout.output_count() * 2) * polynomials * 2 + fresh_tables;
-    byte * (up + down) as f64
-        + scale * (fft * ffts as f64 + product * (products * polynomials) as f64)
-        // noise of every mask coefficient, both sides
-        + 0.01 * ((layout.input_count() + layout.output_count() * ring.dimension) * ring.size) as f64
+    match (layer.kind, layer.geometry) {
+        (StepKind::Static, Geometry::Conv2d(conv)) => {
+            let plane = (conv.height + 2 * conv.padding) as usize
+                * (conv.width + 2 * conv.padding) as usize;
+            let channels = 1..=(conv.channels as usize).min(size / plane.max(1));
+            channels.map(|channels| channels * plane).collect()
+        }
+        _ => (0..=11)
+            .map(|log| 1usize << log)
+            .filter(|n_in| *n_in <= size)
+            .collect(),
+    }
 }
 
 fn refusal(step: usize, layer: &LayerDemand) -> PlanError {
@@ -198,7 +245,7 @@ fn refusal(step: usize, layer: &LayerDemand) -> PlanError {
     PlanError::NoRing {
         step,
         output_bits: layer.output_bits,
-        allowed: allowed_error(layer.output_bits).log2(),
+        allowed: allowed_error(layer.output_bits, layer.tolerance).log2(),
         best: best.log2(),
         norm: layer.row_norm_squared.log2() / 2.0,
     }
@@ -211,12 +258,17 @@ mod tests {
     fn mlp(norms: [f64; 2]) -> Vec<LayerDemand> {
         let layer = |kind, inputs, outputs, bits: (u8, u8, u8), norm: f64| LayerDemand {
             kind,
+            geometry: Geometry::Dense,
+            expansion: Expansion::None,
             inputs,
             outputs,
             input_bits: bits.0,
             accumulator_bits: bits.1,
             output_bits: bits.2,
             row_norm_squared: norm * norm,
+            tolerance: TOLERANCE,
+            entries: None,
+            ring: None,
         };
         vec![
             layer(StepKind::Static, 2048, 64, (3, 12, 6), norms[0]),
@@ -245,10 +297,10 @@ mod tests {
             };
             for (step, layer) in graph.steps().iter().zip(mlp([norm, norm])) {
                 let ring = RingParams::of(step.ring);
-                let shared =
-                    polynomial_norm_squared(&ring, &layer, step.inputs_per_polynomial as usize);
+                let layout = Layout::new(step, ring.size).unwrap();
+                let shared = layer.row_norm_squared * layout.rows_sharing() as f64;
                 let (before, switch) = errors(&ring, shared, step.body_bits, step.switch_bits);
-                assert!(before + switch <= allowed_error(step.output_bits));
+                assert!(before + switch <= allowed_error(step.output_bits, TOLERANCE));
             }
         }
     }
