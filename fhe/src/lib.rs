@@ -8,6 +8,7 @@
 //! | [`sealing`] | weights at rest, keys sealed to workers | publisher, worker |
 //! | [`client`] | secret keys, encryption, decryption of blinded phases | the lab |
 //! | [`server`] | evaluation, re-randomisation, blinding, sealed state | the worker |
+//! | [`local`] | both halves in one process | publisher, tests |
 //! | [`wire`] | bytes between both halves, every length bounded | both |
 //!
 //! Invariant: `client` and `server` do not name each other's types; they share bytes only. No I/O
@@ -18,6 +19,7 @@
 pub mod client;
 pub mod fft;
 pub mod layout;
+pub mod local;
 pub mod network;
 pub mod plan;
 pub mod ring;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "protocol/forms.rs"]
+mod forms;
 mod support;
 
 use std::sync::Arc;

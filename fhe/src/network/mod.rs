@@ -11,7 +11,9 @@
 //! convolution, or sparse; `blob` holds the byte format.
 
 mod blob;
+pub mod lifting;
 mod matrix;
+pub mod trees;
 
 use chemxor_core::{Conv2d, Geometry, StepKind, StepSpec};
 use zeroize::{Zeroize, ZeroizeOnDrop};

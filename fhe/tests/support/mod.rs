@@ -74,7 +74,12 @@ pub(crate) fn run(
 
 /// What nobody sees in production: `t = c'' - r''`, by decrypting with the secret key and knowing
 /// the blinds.
-fn unblind(step: &PreparedStep, key: &ClientKey, reply: &[u8], blinds: &Blinds) -> Vec<u32> {
+pub(crate) fn unblind(
+    step: &PreparedStep,
+    key: &ClientKey,
+    reply: &[u8],
+    blinds: &Blinds,
+) -> Vec<u32> {
     let shape = step.shape();
     let reply = decode_reply(shape, reply).unwrap();
     let bits = key.ring(shape.ring.name).unwrap().secret_bits();
