@@ -3,6 +3,9 @@
 
 #![allow(clippy::print_stdout, reason = "the CSV goes to standard output")]
 
+mod nets;
+mod olinda;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +15,10 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["kernels", folder] => kernels(Path::new(folder)),
+        ["olinda"] => olinda::run(false),
+        ["olinda", "--quick"] => olinda::run(true),
         ["system", file] => system(Path::new(file)),
-        _ => bail!("usage: chemxor-bench kernels FOLDER | system FILE"),
+        _ => bail!("usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick]"),
     }
 }
 
