@@ -1,12 +1,13 @@
-//! The networks of the benchmarks: shapes as published, random integer weights of the size that
+//! The networks of the benchmarks and of the tests: shapes as published, random integer weights of the size that
 //! training gives (products with an entry of about 16, so rows of a few thousand in norm).
 
-use anyhow::Result;
 use chemxor_core::{Conv2d, Expansion, Grid, Monomials, StepGraph};
 use chemxor_fhe::network::trees::{Condition, Leaf, TreeEnsemble};
 use chemxor_fhe::network::{StepWeights, Tables};
 use chemxor_fhe::plan::{LayerDemand, plan_graph};
 use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A network ready to be prepared.
 pub(crate) struct Net {
@@ -35,7 +36,7 @@ pub(crate) fn net(name: &str) -> Result<Net> {
             planned(vec![weights], &Expansion::None, 3, RELEASED)
         }
         "trees" => trees(rng),
-        _ => anyhow::bail!("unknown network {name}: one of {}", NETS.join(", ")),
+        _ => Err(format!("unknown network {name}: one of {}", NETS.join(", ")).into()),
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn run(quick: bool) -> Result<()> {
          prepared_bytes,twin_ms,server_times_the_twin"
     );
     for name in NETS {
-        let net = net(name)?;
+        let net = net(name).map_err(anyhow::Error::from_boxed)?;
         eprintln!("{name}\n{}\n", PlanReport::new(&net.graph, &net.demands)?);
         let first = &net.graph.steps()[0];
         let features: Vec<u16> = (0..first.features())

@@ -5,6 +5,8 @@
 
 #[path = "protocol/forms.rs"]
 mod forms;
+#[path = "../../bench/src/nets.rs"]
+mod nets;
 mod support;
 
 use std::sync::Arc;
@@ -61,7 +63,7 @@ fn random_features(count: usize, rng: &mut ChaCha20Rng) -> Vec<u16> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn encrypted_equals_twin_over_random_networks(

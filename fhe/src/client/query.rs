@@ -169,8 +169,9 @@ fn encrypt_values<T: Torus>(
     let scale = T::BITS - u32::from(shape.spec.accumulator_bits);
     let mut bodies = vec![T::from_u64(0); layout.input_count() * layout.size()];
     for (input, offset, value) in values {
-        let (block, at) = layout.input_place(input);
-        bodies[block * layout.size() + at + offset] = T::from_u64(value << scale);
+        if let Some((block, at)) = layout.input_place(input) {
+            bodies[block * layout.size() + at + offset] = T::from_u64(value << scale);
+        }
     }
     let seed = encrypt(key, &mut bodies, rng);
     let message = wire::encode_input(shape, &seed, &bodies);

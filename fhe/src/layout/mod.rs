@@ -12,16 +12,19 @@
 //! * **Image**: a convolution on clear weights. Whole planes of the padded image, several channels
 //!   in a polynomial; every window of a filter in one product, several filters when they fit
 //!   (ibid.).
+//! * **Patches**: the same when windows do not overlap: a matrix product with the patches.
 //! * **Windows**: a convolution after a lookup. Every pixel has its own table, so weights are not
 //!   shared and the product is that of a block-sparse matrix: inputs are ordered by pixel, outputs
 //!   by window, and a window meets only the blocks of its pixels.
 
 mod image;
+mod patches;
 mod windows;
 
-use chemxor_core::{Geometry, StepKind, StepSpec};
+use chemxor_core::{Conv2d, Geometry, StepKind, StepSpec};
 
 use image::Image;
+use patches::Patches;
 use windows::Windows;
 
 /// Where inputs and outputs of a step sit.
@@ -42,6 +45,7 @@ pub struct Layout {
 enum Form {
     Dense,
     Image(Image),
+    Patches(Patches),
     Windows(Windows),
 }
 
@@ -55,6 +59,9 @@ impl Layout {
         };
         let form = match (spec.geometry, spec.kind) {
             (Geometry::Dense, _) => Form::Dense,
+            (Geometry::Conv2d(conv), StepKind::Static) if Patches::suits(&conv) => {
+                Form::Patches(Patches::new(conv, per_input, size)?)
+            }
             (Geometry::Conv2d(conv), StepKind::Static) => {
                 Form::Image(Image::new(conv, per_input, size)?)
             }
@@ -62,7 +69,8 @@ impl Layout {
                 Form::Windows(Windows::new(conv, size / per_input.max(1)))
             }
         };
-        let tiled = matches!(form, Form::Image(_)) || per_input.is_power_of_two();
+        let tiled =
+            matches!(form, Form::Image(_) | Form::Patches(_)) || per_input.is_power_of_two();
         let fits = tiled && (hot..=size).contains(&per_input);
         let filled = spec.inputs > 0 && spec.outputs > 0;
         (fits && filled).then_some(Self {
@@ -109,6 +117,7 @@ impl Layout {
     pub fn input_count(&self) -> usize {
         match &self.form {
             Form::Image(image) => image.input_count(),
+            Form::Patches(patches) => patches.input_count(),
             Form::Dense | Form::Windows(_) => self.inputs.div_ceil(self.per_input / self.hot),
         }
     }
@@ -118,19 +127,34 @@ impl Layout {
         match &self.form {
             Form::Dense => self.outputs.div_ceil(self.per_output()),
             Form::Image(image) => image.output_count(),
+            Form::Patches(patches) => patches.output_count(),
             Form::Windows(windows) => windows.output_count(),
         }
+    }
+
+    /// Tilings of a convolution on clear weights: numbers of coefficients in use to try.
+    pub fn conv_tilings(conv: &Conv2d, size: usize) -> Vec<usize> {
+        let (unit, most) = if Patches::suits(conv) {
+            (conv.taps(), (conv.out_height() * conv.out_width()) as usize)
+        } else {
+            let plane = (conv.height + 2 * conv.padding) * (conv.width + 2 * conv.padding);
+            (plane as usize, conv.channels as usize)
+        };
+        (1..=most.min(size / unit.max(1)))
+            .map(|count| count * unit)
+            .collect()
     }
 
     /// Products of a weight polynomial with an input ciphertext: each group with each of its blocks.
     pub fn product_count(&self) -> usize {
         let blocks = match &self.form {
             Form::Dense | Form::Image(_) => self.input_count(),
+            Form::Patches(_) => 1,
             Form::Windows(windows) => {
                 // a window in the middle has no tap on the padding
                 let blocks = windows
                     .middle_inputs()
-                    .map(|input| self.input_place(input).0);
+                    .filter_map(|input| Some(self.input_place(input)?.0));
                 blocks.collect::<std::collections::BTreeSet<_>>().len()
             }
         };
@@ -138,14 +162,16 @@ impl Layout {
     }
 
     /// Block and first coefficient of an input; a one-hot input takes D coefficients from there.
-    pub fn input_place(&self, input: usize) -> (usize, usize) {
+    /// None for a pixel that no window of a convolution covers: it is not sent.
+    pub fn input_place(&self, input: usize) -> Option<(usize, usize)> {
         let rank = match &self.form {
-            Form::Image(image) => return image.input_place(input),
+            Form::Image(image) => return Some(image.input_place(input)),
+            Form::Patches(patches) => return patches.input_place(input),
             Form::Dense => input,
             Form::Windows(windows) => windows.input_rank(input),
         };
         let per_block = self.per_input / self.hot;
-        (rank / per_block, rank % per_block * self.hot)
+        Some((rank / per_block, rank % per_block * self.hot))
     }
 
     /// Outputs in output ciphertext `group`.
@@ -155,6 +181,7 @@ impl Layout {
                 .per_output()
                 .min(self.outputs - group * self.per_output()),
             Form::Image(image) => image.group_len(group),
+            Form::Patches(patches) => patches.group_len(group),
             Form::Windows(windows) => windows.group_len(group),
         }
     }
@@ -165,6 +192,7 @@ impl Layout {
         match &self.form {
             Form::Dense => (group * self.per_output() + within, slot),
             Form::Image(image) => image.output_at(group, within),
+            Form::Patches(patches) => patches.output_at(group, within),
             Form::Windows(windows) => (windows.output(group, within), slot),
         }
     }
@@ -180,6 +208,7 @@ impl Layout {
         match &self.form {
             Form::Dense => self.per_output().min(self.outputs),
             Form::Image(image) => image.filters_sharing(),
+            Form::Patches(patches) => patches.filters_sharing(),
             Form::Windows(windows) => windows.filters_sharing(),
         }
     }

@@ -215,12 +215,7 @@ fn precisions(ring: &RingParams, layer: &LayerDemand, layout: &Layout) -> Vec<(u
 fn tilings(ring: &RingParams, layer: &LayerDemand) -> Vec<usize> {
     let size = ring.size;
     match (layer.kind, layer.geometry) {
-        (StepKind::Static, Geometry::Conv2d(conv)) => {
-            let plane = (conv.height + 2 * conv.padding) as usize
-                * (conv.width + 2 * conv.padding) as usize;
-            let channels = 1..=(conv.channels as usize).min(size / plane.max(1));
-            channels.map(|channels| channels * plane).collect()
-        }
+        (StepKind::Static, Geometry::Conv2d(conv)) => Layout::conv_tilings(&conv, size),
         _ => (0..=11)
             .map(|log| 1usize << log)
             .filter(|n_in| *n_in <= size)

@@ -109,8 +109,9 @@ fn sketch(layout: &Layout, weights: &StepWeights, group: usize) -> Sketch {
     let mut sketch = Sketch::new();
     for (output, at) in layout.group(group) {
         weights.visit_row(output, |input, weight| {
-            let (block, from) = layout.input_place(input);
-            sketch.entry(block).or_default().insert(at - from, weight);
+            if let Some((block, from)) = layout.input_place(input) {
+                sketch.entry(block).or_default().insert(at - from, weight);
+            }
         });
     }
     sketch
@@ -196,7 +197,9 @@ impl PreparedStep {
         let mut entries = vec![0i32; layout.input_count() * per_input];
         for (neuron, blind) in blinds.values().iter().enumerate() {
             let table = weights.table(neuron);
-            let (block, at) = layout.input_place(neuron);
+            let Some((block, at)) = layout.input_place(neuron) else {
+                continue;
+            };
             // inputs stand in reverse order inside their block
             let end = (block + 1) * per_input - at;
             let slot = entries[end - size..end].iter_mut().rev();
@@ -266,8 +269,9 @@ impl Tiles {
             // blocks in the order of first use; then the weights
             for (output, _) in layout.group(group) {
                 weights.visit_row(output, |input, _| {
-                    let (block, _) = layout.input_place(input);
-                    if place[block] == usize::MAX {
+                    if let Some((block, _)) = layout.input_place(input)
+                        && place[block] == usize::MAX
+                    {
                         place[block] = tiles.blocks.len();
                         tiles.blocks.push(block as u32);
                     }
@@ -278,9 +282,10 @@ impl Tiles {
                 .resize(tiles.blocks.len() * slots * neurons, 0);
             for (slot, (output, _)) in layout.group(group).enumerate() {
                 weights.visit_row(output, |input, weight| {
-                    let (block, at) = layout.input_place(input);
-                    let tile = place[block] * slots * neurons;
-                    tiles.weights[tile + slot * neurons + at / layout.hot()] = weight;
+                    if let Some((block, at)) = layout.input_place(input) {
+                        let tile = place[block] * slots * neurons;
+                        tiles.weights[tile + slot * neurons + at / layout.hot()] = weight;
+                    }
                 });
             }
             for block in &tiles.blocks[first..] {

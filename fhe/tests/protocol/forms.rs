@@ -8,12 +8,14 @@ use chemxor_fhe::client::{ClientKey, Progress, Query};
 use chemxor_fhe::local::LocalModel;
 use chemxor_fhe::network::trees::{Condition, Leaf, TreeEnsemble};
 use chemxor_fhe::network::{StepWeights, Tables};
+use chemxor_fhe::plan::report::PlanReport;
 use chemxor_fhe::plan::{LayerDemand, plan_graph};
 use chemxor_fhe::server::{Blinds, PreparedStep, PublicKeys, SeedLog};
 use chemxor_fhe::twin;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::ChaCha20Rng};
 
+use crate::nets::{NETS, Net, net};
 use crate::support::{compare, network, run};
 
 fn values(count: usize, bound: i16, rng: &mut ChaCha20Rng) -> Vec<i16> {
@@ -86,7 +88,7 @@ fn random_features(graph: &StepGraph, rng: &mut ChaCha20Rng) -> Vec<u16> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn convolutions_agree_with_the_twin(
@@ -405,4 +407,28 @@ fn a_local_model_is_evaluated_in_one_call_or_step_by_step() {
         "out of range"
     );
     assert!(LocalModel::new(graph, weights[..1].to_vec()).is_err());
+}
+
+/// The nets at their published shapes, as the planner lays them out: encrypted equals twin.
+#[test]
+fn olinda_nets_and_the_large_ensemble_agree_with_the_twin() {
+    let mut rng = ChaCha20Rng::seed_from_u64(27);
+    for name in NETS {
+        let Net {
+            graph,
+            weights,
+            demands,
+        } = net(name).unwrap();
+        let report = PlanReport::new(&graph, &demands).unwrap();
+        for step in &report.steps {
+            // beyond the carry; over all outputs of a query still far below 2^-40
+            assert!(
+                step.failure + f64::from(step.shape[1]).log2() < -40.0,
+                "{name}: {step:?}"
+            );
+            assert!(step.security_bits >= 128);
+        }
+        let features = random_features(&graph, &mut rng);
+        check(graph, weights, &features);
+    }
 }
