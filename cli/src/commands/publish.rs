@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use chemxor_client::{keyring, publish};
 use chemxor_core::Bundle;
+use chemxor_fhe::network::StepWeights;
+use chemxor_fhe::plan::report::PlanReport;
 use serde_json::json;
 
 use crate::args::{Format, InspectArgs, PublishArgs};
@@ -62,7 +64,15 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
 pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
     let bundle = read_bundle(&args.bundle)?;
     let manifest = bundle.manifest();
-    let value = json!({ "version": bundle.version(), "manifest": manifest });
+    let weights = bundle
+        .blobs()
+        .iter()
+        .map(|blob| StepWeights::from_blob(blob))
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| args.bundle.display().to_string())?;
+    let plan = PlanReport::of_weights(&manifest.graph, &weights)?;
+    chemxor_fhe::ring::check_statements(&manifest.graph.rings(), &manifest.rings)?;
+    let value = json!({ "version": bundle.version(), "manifest": manifest, "plan": plan });
     output::print(format, &value, || {
         println!("{}@{}", manifest.name, bundle.version());
         println!("{} [{}]", manifest.endpoint, manifest.unit);
@@ -71,40 +81,6 @@ pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
             "held-out {} {:.4} (float), {:.4} (integers)",
             metrics.metric, metrics.float, metrics.twin
         );
-        let rows: Vec<Vec<String>> = manifest
-            .graph
-            .steps()
-            .iter()
-            .enumerate()
-            .map(|(i, step)| {
-                vec![
-                    i.to_string(),
-                    format!("{:?}", step.kind).to_lowercase(),
-                    format!("{} -> {}", step.inputs, step.outputs),
-                    step.ring.as_str().to_owned(),
-                    step.output_bits.to_string(),
-                    step.inputs_per_polynomial.to_string(),
-                    step.body_bits.to_string(),
-                    step.switch_bits.to_string(),
-                ]
-            })
-            .collect();
-        output::table(
-            &[
-                "step",
-                "kind",
-                "shape",
-                "ring",
-                "b/B",
-                "n_in",
-                "body bits",
-                "m",
-            ],
-            &rows,
-        );
-        println!(
-            "a query releases at most {} bits about the weights",
-            manifest.leakage_bits_per_query
-        );
+        println!("{plan}");
     })
 }

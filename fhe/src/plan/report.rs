@@ -1,11 +1,12 @@
 //! A plan for people and for programs: what travels, what is computed, and how the noise budget is
 //! spent in each step.
 
-use chemxor_core::StepGraph;
+use chemxor_core::{Expansion, StepGraph, StepSpec};
 use serde::Serialize;
 
 use super::budget::{TOLERANCE, allowed_error, errors, tail_log2};
 use super::{LayerDemand, PlanError};
+use crate::network::StepWeights;
 use crate::ring::security_bits;
 use crate::wire::{StepShape, public_keys_bytes};
 
@@ -64,6 +65,29 @@ pub struct StepReport {
 }
 
 impl PlanReport {
+    /// Describes the plan of a model from its weights, as after loading a bundle. Steps on
+    /// thermometers are counters and must be exact.
+    pub fn of_weights(graph: &StepGraph, weights: &[StepWeights]) -> Result<Self, PlanError> {
+        let demand = |(spec, weights): (&StepSpec, &StepWeights)| {
+            let bits = (spec.input_bits, spec.accumulator_bits, spec.output_bits);
+            let demand = LayerDemand::of(weights, bits.0, bits.1, bits.2);
+            match spec.expansion {
+                Expansion::Thermometer { .. } => demand.exact(),
+                Expansion::None | Expansion::Monomials(_) => demand,
+            }
+        };
+        let demands: Vec<_> = graph.steps().iter().zip(weights).map(demand).collect();
+        Self::new(graph, &demands)
+    }
+
+    /// Whether every step keeps its noise budget.
+    pub fn keeps_budget(&self) -> bool {
+        let keeps = |step: &StepReport| {
+            step.noise.exp2() + step.switch.exp2() <= step.allowed.exp2() * (1.0 + 1e-9)
+        };
+        self.steps.iter().all(keeps)
+    }
+
     /// Describes a plan; `layers` are the demands that it was made for.
     pub fn new(graph: &StepGraph, layers: &[LayerDemand]) -> Result<Self, PlanError> {
         let last = graph.steps().len() - 1;
