@@ -6,7 +6,7 @@
 //! [`Blinds`]; a caller seals them ([`seal`]) and uses them once (trap 4).
 
 #[cfg(test)]
-mod attack_tests;
+mod attacks;
 mod blinds;
 mod evaluate;
 mod prepared;
