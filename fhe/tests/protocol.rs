@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "protocol/decoders.rs"]
+mod decoders;
 #[path = "protocol/forms.rs"]
 mod forms;
+#[path = "protocol/golden.rs"]
+mod golden;
 #[path = "../../bench/src/nets.rs"]
 mod nets;
 mod support;

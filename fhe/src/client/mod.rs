@@ -4,6 +4,8 @@
 //! how long something is sent (trap 8). What the client decrypts before the last step is uniform.
 
 mod encrypt;
+#[cfg(test)]
+mod equal_tests;
 mod key;
 mod query;
 
