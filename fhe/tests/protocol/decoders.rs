@@ -106,6 +106,9 @@ proptest! {
             step: 0,
         };
         prop_assert!(StateKey::new([1; 32]).open(&bytes, &context).is_err());
+        let (encapsulated, sealed) = bytes.split_at(bytes.len().min(32));
+        let opened = SealingKeyPair::generate().open(encapsulated, sealed, &context.version, 0);
+        prop_assert!(opened.is_err());
         prop_assert!(SealingKeyPair::from_secret(&bytes).is_err() || bytes.len() == 32);
     }
 }

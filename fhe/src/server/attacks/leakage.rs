@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// A reply has the length of the manifest's step and carries outputs × B opened bits, nothing
-    /// else that depends on the weights: masks and bodies are tested for uniformity below.
+    /// else that depends on the weights: masks and bodies are uniform, also those for malicious messages (`view`).
     #[test]
     fn replies_carry_the_released_bits_and_no_more(
         kind in prop_oneof![Just(Kind::Honest), Just(Kind::Garbage), Just(Kind::NotOneHot), Just(Kind::Zero)],

@@ -14,7 +14,7 @@ use crate::rng::MaskRng;
 use crate::rng::Purpose;
 
 /// Statistics of the battery, all data sets together.
-const TESTS: f64 = 16.0;
+const TESTS: f64 = 32.0;
 const M: u8 = 20;
 /// Values of a data set; 1,024,000.
 const VALUES: usize = 64 * 16_000;
@@ -86,7 +86,17 @@ struct View {
     masks: Vec<u32>,
 }
 
-fn view(weight_seed: u64, features: &[u16]) -> View {
+/// What the client sends.
+#[derive(Clone, Copy)]
+enum Sent {
+    /// An honest encryption of 16 times this feature.
+    Feature(u16),
+    /// A ciphertext whose body is zero: an encryption of minus mask times secret, which is no
+    /// feature and no one-hot vector.
+    ZeroBody,
+}
+
+fn view(weight_seed: u64, sent: Sent) -> View {
     let step_spec = spec(16, 64, RingName::N1024Q32, 16, (8, 32, M));
     let bench = Bench::new(&step_spec, weights(16 * 64, weight_seed));
     let mut view = View {
@@ -96,7 +106,14 @@ fn view(weight_seed: u64, features: &[u16]) -> View {
         masks: Vec::with_capacity(VALUES),
     };
     while view.phases.len() < VALUES {
-        let message = bench.message(features);
+        let message = match sent {
+            Sent::Feature(x) => bench.message(&[x; 16]),
+            Sent::ZeroBody => {
+                let mut message = bench.message(&[0; 16]);
+                message[28..].fill(0);
+                message
+            }
+        };
         let group = bench.groups(&message).remove(0);
         let phases = bench.phases(0, &group);
         let modulus_mask = (1u32 << M) - 1;
@@ -117,34 +134,43 @@ fn view(weight_seed: u64, features: &[u16]) -> View {
 fn the_client_sees_uniform_numbers_independent_of_weights_and_inputs() {
     let bits = u32::from(M);
     let low = |values: &[u32]| -> Vec<u32> { values.iter().map(|x| x & 0xfff).collect() };
-    let mut x = [0u16; 16];
-    let a = view(31, &x);
-    x.fill(7);
-    let b = view(32, &x);
+    let a = view(31, Sent::Feature(0));
+    let b = view(31, Sent::Feature(7));
+    let c = view(32, Sent::Feature(7));
+    let d = view(31, Sent::ZeroBody);
 
-    // the real path: 12 statistics
-    for values in [&a.phases, &b.phases, &a.masks] {
+    // the real path
+    for values in [
+        &a.phases, &b.phases, &c.phases, &d.phases, &a.masks, &d.masks,
+    ] {
         assert!(values.len() >= 1_000_000);
         assert!(uniform(values, bits, 12), "top bits");
         assert!(uniform(&low(values), 12, 12), "low bits");
         assert!(uncorrelated(values, bits));
     }
-    assert!(alike(&a.phases, &b.phases, bits), "weights and inputs");
-    assert!(alike(&low(&a.phases), &low(&b.phases), 12));
-    assert!(alike(&a.masks, &b.masks, bits));
+    for (x, y, what) in [(&a, &b, "inputs"), (&b, &c, "weights"), (&a, &d, "malice")] {
+        assert!(alike(&x.phases, &y.phases, bits), "{what}");
+        assert!(alike(&low(&x.phases), &low(&y.phases), 12), "{what}");
+        assert!(alike(&x.masks, &y.masks, bits), "{what}");
+    }
 
     // the same statistics see what unprotected variants show
-    assert!(!uniform(&a.unblinded, bits, 12) && !uniform(&b.unblinded, bits, 12));
+    for values in [&a.unblinded, &b.unblinded, &c.unblinded] {
+        assert!(!uniform(values, bits, 12));
+    }
     assert!(!uncorrelated(&a.unblinded, bits));
     assert!(
         !alike(&a.unblinded, &b.unblinded, bits),
-        "no blind: weights and inputs show"
+        "no blind: inputs show"
     );
     assert!(
-        uniform(&b.coarse, bits, 8) && !uniform(&low(&b.coarse), 12, 12),
-        "the low bits show"
+        !alike(&b.unblinded, &c.unblinded, bits),
+        "no blind: weights show"
     );
+    // a blind of the top bits only hides them, but not the low ones
+    assert!(uniform(&b.coarse, bits, 8) && !uniform(&low(&b.coarse), 12, 12));
     assert!(!alike(&low(&a.coarse), &low(&b.coarse), 12));
+    assert!(!alike(&low(&b.coarse), &low(&c.coarse), 12));
 }
 
 /// The statistics alone: uniform data pass, slightly biased data do not.
