@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use chemxor_core::{RingName, StepGraph, StepKind, StepSpec};
 use chemxor_fhe::client::{ClientKey, Progress, Query, encrypt};
+use chemxor_fhe::local::LocalModel;
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::rng::SecretRng;
 use chemxor_fhe::server::{PreparedStep, PublicKeys, SeedLog};
@@ -142,5 +143,50 @@ fn server_steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(kernels, encrypt_polynomial, server_steps);
+/// A lookup of 512 neurons with 16 buckets each to 256 outputs: 2,048 products with fresh tables,
+/// beside the same layer in plain integers.
+fn fresh_products(criterion: &mut Criterion) {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    let mut values = |n: usize| {
+        (0..n)
+            .map(|_| rng.random_range(-60i16..=60))
+            .collect::<Vec<_>>()
+    };
+    let specs = vec![
+        spec(StepKind::Static, 16, 512, (3, 4), 16),
+        spec(StepKind::Lookup, 512, 256, (4, 8), 256),
+    ];
+    let first = StepWeights::new_static(16, 512, values(16 * 512)).unwrap();
+    let second =
+        StepWeights::new_lookup(512, 256, 4, 4, values(512 * 256), values(512 * 16)).unwrap();
+    let graph = StepGraph::new(specs.clone()).unwrap();
+    let model = LocalModel::new(graph, vec![first, second.clone()]).unwrap();
+    let mut query = model.query(&[1; 16]).unwrap();
+    let done = query.advance().unwrap();
+    let message = query.message().to_vec();
+    let rings = [RingName::N1024Q32];
+    let public = model.key().public_keys(&rings).unwrap();
+    let public = PublicKeys::from_bytes(&public, &rings, &SeedLog::default()).unwrap();
+
+    let mut group = criterion.benchmark_group("server_lookup_512_to_256_b4_of_2048_products");
+    group.bench_function("encrypted", |bench| {
+        bench.iter(|| {
+            let step = &model.steps()[1];
+            let seeds = SeedLog::default();
+            let run = || step.evaluate(&public, done.blinds.as_ref(), &message, &seeds);
+            pool.install(|| black_box(run().unwrap()))
+        });
+    });
+    let t: Vec<u32> = (0..512).map(|i| i % 16).collect();
+    group.bench_function("reference_plain_integers", |bench| {
+        bench.iter(|| black_box(twin::lookup_step(&second, 14, black_box(&t))));
+    });
+    group.finish();
+}
+
+criterion_group!(kernels, encrypt_polynomial, server_steps, fresh_products);
 criterion_main!(kernels);

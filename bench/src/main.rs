@@ -5,6 +5,7 @@
 
 mod nets;
 mod olinda;
+mod scaling;
 
 use std::path::Path;
 
@@ -15,10 +16,14 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["kernels", folder] => kernels(Path::new(folder)),
+        ["scaling"] => scaling::run(false),
+        ["scaling", "--quick"] => scaling::run(true),
         ["olinda"] => olinda::run(false),
         ["olinda", "--quick"] => olinda::run(true),
         ["system", file] => system(Path::new(file)),
-        _ => bail!("usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick]"),
+        _ => bail!(
+            "usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick] | scaling [--quick]"
+        ),
     }
 }
 

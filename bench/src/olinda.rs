@@ -63,6 +63,7 @@ pub(crate) fn run(quick: bool) -> Result<()> {
         "network,rounds,server_ms_1_thread,server_ms_2_threads,client_ms,bytes_up,bytes_down,\
          prepared_bytes,twin_ms,server_times_the_twin"
     );
+    let mut held = Vec::new();
     for name in NETS {
         let net = net(name).map_err(anyhow::Error::from_boxed)?;
         eprintln!("{name}\n{}\n", PlanReport::new(&net.graph, &net.demands)?);
@@ -111,6 +112,21 @@ pub(crate) fn run(quick: bool) -> Result<()> {
             model.steps().len(),
             alone / twin
         );
+        held.push(model);
+    }
+    // all networks stay prepared, client included: what a worker that holds them all needs
+    if let Some(peak) = peak_resident_kib() {
+        eprintln!(
+            "peak resident memory with {} networks: {} MiB",
+            held.len(),
+            peak / 1024
+        );
     }
     Ok(())
+}
+
+fn peak_resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
