@@ -7,6 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use chematic::core::Molecule;
 use chematic::fp::{
     RdkitMorganConfig, RdkitMorganFpSize, RdkitMorganRadius, rdkit_morgan_fingerprint,
 };
@@ -14,7 +15,9 @@ use chematic::smiles::{
     RdkitSmilesError, SmilesError, SmilesParseLimits, parse_with_limits, rdkit_sanitized_model,
 };
 
+use crate::descriptors::Descriptors;
 use crate::error::{ChemError, shorten};
+use crate::fcfp;
 use crate::position;
 
 /// Longest SMILES in bytes.
@@ -24,44 +27,83 @@ pub const MAX_ATOMS: usize = 400;
 /// Most bonds; a molecule has few more bonds than atoms.
 const MAX_BONDS: usize = 500;
 
-/// What featurisers need from a chemistry library.
+/// Which atom invariants a Morgan fingerprint starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Invariants {
+    /// Connectivity: ECFP.
+    Connectivity,
+    /// Feature classes: FCFP.
+    Features,
+}
+
+/// A Morgan fingerprint as counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Morgan {
+    pub(crate) invariants: Invariants,
+    pub(crate) radius: RdkitMorganRadius,
+    pub(crate) size: RdkitMorganFpSize,
+}
+
+/// What featurisers need from a chemistry library: the values of one molecule that are asked for.
 pub(crate) trait Chemistry {
-    /// Morgan environments up to `radius` bonds, folded to `size`: `(index, count)`, RDKit's hash
-    /// (Rogers and Hahn 2010).
-    fn morgan_counts(
+    /// Parses once; gives Morgan counts `(index, count)` by RDKit's hash (Rogers and Hahn 2010) and
+    /// descriptors.
+    fn values(
         &self,
         smiles: &str,
-        radius: RdkitMorganRadius,
-        size: RdkitMorganFpSize,
-    ) -> Result<Vec<(usize, u32)>, ChemError>;
+        morgan: Option<Morgan>,
+        descriptors: bool,
+    ) -> Result<Values, ChemError>;
+}
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    pub(crate) counts: Vec<(usize, u32)>,
+    pub(crate) descriptors: Option<Descriptors>,
 }
 
 /// The `chematic` crate.
 pub(crate) struct Chematic;
 
 impl Chemistry for Chematic {
-    fn morgan_counts(
+    fn values(
         &self,
         smiles: &str,
-        radius: RdkitMorganRadius,
-        fp_size: RdkitMorganFpSize,
-    ) -> Result<Vec<(usize, u32)>, ChemError> {
+        morgan: Option<Morgan>,
+        descriptors: bool,
+    ) -> Result<Values, ChemError> {
         contained(smiles, || {
             let molecule = parse(smiles)?;
-            let config = RdkitMorganConfig {
-                radius,
-                fp_size,
-                include_chirality: false,
-            };
-            let fingerprint = rdkit_morgan_fingerprint(&molecule, &config).map_err(|error| {
-                ChemError::Molecule {
+            let counts = morgan
+                .map(|morgan| counts(&molecule, morgan))
+                .transpose()
+                .map_err(|reason| ChemError::Molecule {
                     smiles: shorten(smiles),
                     position: None,
-                    reason: error.to_string(),
-                }
-            })?;
-            Ok(fingerprint.folded_counts.into_iter().collect())
+                    reason,
+                })?;
+            Ok(Values {
+                counts: counts.unwrap_or_default(),
+                descriptors: descriptors.then(|| Descriptors::of(&molecule)),
+            })
         })
+    }
+}
+
+fn counts(molecule: &Molecule, morgan: Morgan) -> Result<Vec<(usize, u32)>, String> {
+    match morgan.invariants {
+        Invariants::Features => fcfp::counts(molecule, morgan.radius, morgan.size.bits()),
+        Invariants::Connectivity => {
+            let config = RdkitMorganConfig {
+                radius: morgan.radius,
+                fp_size: morgan.size,
+                include_chirality: false,
+            };
+            rdkit_morgan_fingerprint(molecule, &config)
+                .map(|fingerprint| fingerprint.folded_counts.into_iter().collect())
+                .map_err(|error| error.to_string())
+        }
     }
 }
 
@@ -78,7 +120,7 @@ fn contained<T>(
     })
 }
 
-fn parse(smiles: &str) -> Result<chematic::core::Molecule, ChemError> {
+fn parse(smiles: &str) -> Result<Molecule, ChemError> {
     let too_large = |what, got, limit| ChemError::TooLarge {
         smiles: shorten(smiles),
         what,

@@ -5,6 +5,8 @@
 //! | `error` | why a SMILES or featuriser was refused, with position |
 //! | `position` | where in the text an atom stands |
 //! | `chemistry` | the trait that hides the chemistry crate, and its one implementation |
+//! | `fcfp` | Morgan fingerprints on RDKit's feature classes, which the crate lacks |
+//! | `descriptors` | ten descriptors and their scaling to integers |
 //! | `features` | featurisers on top of it |
 //!
 //! Invariant: the same text gives the same features as RDKit, or an error; never a panic, never
@@ -14,10 +16,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod chemistry;
+mod descriptors;
 mod error;
+mod fcfp;
 mod features;
 mod position;
 
 pub use chemistry::{MAX_ATOMS, MAX_BYTES};
+pub use descriptors::{DESCRIPTOR_NAMES, Descriptors, descriptors};
 pub use error::ChemError;
-pub use features::{check_featuriser, featurise};
+pub use features::{FEATURISER_NAMES, check_featuriser, featurise, named};

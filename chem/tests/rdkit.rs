@@ -1,7 +1,7 @@
 //! Acceptance: ECFP4-2048 bits and counts equal RDKit 2026.09.1's on every reference molecule.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use chemxor_chem::{ChemError, featurise};
+use chemxor_chem::{ChemError, DESCRIPTOR_NAMES, FEATURISER_NAMES, descriptors, featurise, named};
 use chemxor_core::Featuriser;
 
 const COUNTS: Featuriser = Featuriser::EcfpCounts {
@@ -156,4 +156,94 @@ fn unknown_featurisers_are_refused() {
             ..
         })
     ));
+}
+
+/// `(smiles, FCFP6-1024 counts, descriptors)` of RDKit 2026.09.1.
+fn values() -> Vec<(String, String, Vec<f64>)> {
+    let path = std::env::var("CHEMXOR_RDKIT_REFERENCE").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/rdkit_values.csv").into()
+    });
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let headers = reader.headers().unwrap().clone();
+    let column = |name: &str| headers.iter().position(|h| h == name).unwrap();
+    let (smiles, fcfp) = (column("smiles"), column("fcfp6_1024_counts"));
+    let descriptors = DESCRIPTOR_NAMES.map(column);
+    reader
+        .records()
+        .map(|row| {
+            let row = row.unwrap();
+            let values = descriptors.map(|at| row[at].parse().unwrap()).to_vec();
+            (row[smiles].to_owned(), row[fcfp].to_owned(), values)
+        })
+        .collect()
+}
+
+/// At least 99.9 % of `rows` agree; the others are named.
+fn require_agreement(rows: usize, differing: &[String]) {
+    assert!(rows >= 100);
+    for line in differing {
+        println!("{line}");
+    }
+    assert!(
+        differing.len() * 1000 <= rows,
+        "{} of {rows} differ:\n{}",
+        differing.len(),
+        differing.join("\n")
+    );
+}
+
+#[test]
+fn fcfp6_counts_equal_rdkit() {
+    let featuriser = Featuriser::FcfpCounts {
+        version: 1,
+        radius: 3,
+        size: 1024,
+        max_count: u16::MAX,
+    };
+    let rows = values();
+    let differing: Vec<String> = rows
+        .iter()
+        .filter_map(|(smiles, counts, _)| {
+            let got = featurise(&featuriser, smiles).unwrap();
+            let shown: Vec<String> = (0..got.len())
+                .filter(|i| got[*i] > 0)
+                .map(|i| format!("{i}:{}", got[i]))
+                .collect();
+            (shown.join(" ") != *counts)
+                .then(|| format!("{smiles}\n  RDKit {counts}\n  ours  {}", shown.join(" ")))
+        })
+        .collect();
+    require_agreement(rows.len(), &differing);
+}
+
+#[test]
+fn descriptors_equal_rdkit() {
+    let rows = values();
+    for (at, name) in DESCRIPTOR_NAMES.iter().enumerate() {
+        let differing: Vec<String> = rows
+            .iter()
+            .filter_map(|(smiles, _, expected)| {
+                let got = descriptors(smiles).unwrap().values()[at];
+                ((got - expected[at]).abs() > 1e-3)
+                    .then(|| format!("{name} {smiles}: RDKit {}, ours {got}", expected[at]))
+            })
+            .collect();
+        require_agreement(rows.len(), &differing);
+    }
+}
+
+#[test]
+fn every_named_featuriser_keeps_its_length_and_range() {
+    for name in FEATURISER_NAMES {
+        let featuriser = named(name).unwrap();
+        let features = featurise(&featuriser, "CC(=O)Oc1ccccc1C(=O)O").unwrap();
+        assert_eq!(features.len(), featuriser.len(), "{name}");
+        assert!(features.iter().any(|value| *value > 0), "{name}");
+        assert!(
+            features
+                .iter()
+                .all(|value| *value <= featuriser.max_value())
+        );
+    }
+    assert_eq!(named("ecfp5"), None);
 }

@@ -42,13 +42,110 @@ pub enum Featuriser {
         /// Length after folding.
         size: u32,
     },
+    /// As [`Self::EcfpCounts`], with RDKit's six feature classes in place of the connectivity.
+    FcfpCounts {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// Bonds from the centre; 2 is FCFP4, 3 is FCFP6.
+        radius: u32,
+        /// Length after folding.
+        size: u32,
+        /// Counts above are clipped.
+        max_count: u16,
+    },
+    /// As [`Self::EcfpBits`], with RDKit's six feature classes in place of the connectivity.
+    FcfpBits {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// Bonds from the centre; 2 is FCFP4, 3 is FCFP6.
+        radius: u32,
+        /// Length after folding.
+        size: u32,
+    },
+    /// The ten descriptors of [`DescriptorScaling`], as small integers.
+    Descriptors {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// From values to integers.
+        scaling: DescriptorScaling,
+    },
+    /// [`Self::EcfpCounts`] followed by [`Self::Descriptors`].
+    EcfpDescriptors {
+        /// Version of our definition, now 1.
+        version: u32,
+        /// Bonds from the centre; 2 is ECFP4.
+        radius: u32,
+        /// Length of the folded counts.
+        size: u32,
+        /// Counts above are clipped.
+        max_count: u16,
+        /// From descriptor values to integers.
+        scaling: DescriptorScaling,
+    },
+}
+
+/// How the ten descriptors become integers, in this order: molecular weight, Crippen logP, TPSA,
+/// donors, acceptors, rotatable bonds, rings, aromatic rings, heavy atoms, fraction of sp3 carbons.
+///
+/// A value is placed linearly on `0..=max_value * copies` between the ends of its range and clipped
+/// there: its level. It is then given as `copies` features, copy k being `floor((level + k) /
+/// copies)`. Each copy is at most `max_value`, and by Hermite's identity they add up to the level,
+/// so that a linear layer sees the full resolution through inputs of few bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescriptorScaling {
+    /// Largest feature.
+    pub max_value: u16,
+    /// Features for each descriptor.
+    pub copies: u16,
+    /// Lower and upper end of each descriptor's range, in thousandths of its unit.
+    pub ranges: Vec<[i64; 2]>,
+}
+
+impl DescriptorScaling {
+    /// Number of features.
+    pub fn len(&self) -> usize {
+        self.ranges.len() * usize::from(self.copies)
+    }
+
+    /// Whether there is no feature.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Default for DescriptorScaling {
+    /// Eight copies of 0..=7 over the ranges of drug-like molecules; no data set was looked at.
+    fn default() -> Self {
+        Self {
+            max_value: 7,
+            copies: 8,
+            ranges: vec![
+                [0, 700_000],
+                [-3_000, 9_000],
+                [0, 200_000],
+                [0, 8_000],
+                [0, 14_000],
+                [0, 14_000],
+                [0, 8_000],
+                [0, 7_000],
+                [0, 56_000],
+                [0, 1_000],
+            ],
+        }
+    }
 }
 
 impl Featuriser {
     /// Number of features.
     pub fn len(&self) -> usize {
         match self {
-            Self::EcfpCounts { size, .. } | Self::EcfpBits { size, .. } => *size as usize,
+            Self::EcfpCounts { size, .. }
+            | Self::EcfpBits { size, .. }
+            | Self::FcfpCounts { size, .. }
+            | Self::FcfpBits { size, .. } => *size as usize,
+            Self::Descriptors { scaling, .. } => scaling.len(),
+            Self::EcfpDescriptors { size, scaling, .. } => *size as usize + scaling.len(),
         }
     }
 
@@ -60,8 +157,12 @@ impl Featuriser {
     /// Largest value of a feature.
     pub fn max_value(&self) -> u16 {
         match self {
-            Self::EcfpCounts { max_count, .. } => *max_count,
-            Self::EcfpBits { .. } => 1,
+            Self::EcfpCounts { max_count, .. } | Self::FcfpCounts { max_count, .. } => *max_count,
+            Self::EcfpBits { .. } | Self::FcfpBits { .. } => 1,
+            Self::Descriptors { scaling, .. } => scaling.max_value,
+            Self::EcfpDescriptors {
+                max_count, scaling, ..
+            } => (*max_count).max(scaling.max_value),
         }
     }
 }
