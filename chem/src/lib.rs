@@ -8,10 +8,11 @@
 //! | `fcfp` | Morgan fingerprints on RDKit's feature classes, which the crate lacks |
 //! | `descriptors` | ten descriptors and their scaling to integers |
 //! | `features` | featurisers on top of it |
+//! | `table` | files of molecules, streamed; features written beside them |
 //!
 //! Invariant: the same text gives the same features as RDKit, or an error; never a panic, never
-//! unbounded time. Pure: no I/O, no clock, no randomness, no async runtime. It knows nothing of
-//! models and encryption. RDKit's licence stands in `NOTICE-RDKit.txt`.
+//! unbounded time. No clock, no randomness, no async runtime; only `table` touches files. It knows
+//! nothing of models and encryption. RDKit's licence stands in `NOTICE-RDKit.txt`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -21,6 +22,7 @@ mod error;
 mod fcfp;
 mod features;
 mod position;
+pub mod table;
 
 pub use chemistry::{MAX_ATOMS, MAX_BYTES};
 pub use descriptors::{DESCRIPTOR_NAMES, Descriptors, descriptors};

@@ -52,6 +52,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv"
     )]
     Train(TrainArgs),
+    /// Write the features of molecules, to compare them with RDKit's.
+    #[command(
+        after_help = "Examples:\n  chemxor features --featuriser ecfp4-bits --input library.csv --output features.csv\n  chemxor features --featuriser descriptors --input library.smi.gz --smiles-column 1 --output descriptors.csv"
+    )]
+    Features(FeaturesArgs),
     /// Show what a bundle says about itself.
     #[command(after_help = "Example:\n  chemxor inspect esol.cxb --format json")]
     Inspect(InspectArgs),
@@ -191,6 +196,26 @@ pub(crate) struct TrainArgs {
     /// CSV to write with the held-out molecules and their plain predictions.
     #[arg(long, value_name = "CSV")]
     pub(crate) holdout: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FeaturesArgs {
+    /// ecfp4-counts+descriptors, ecfp4-counts, ecfp4-bits, fcfp4-counts, fcfp6-counts, fcfp4-bits or
+    /// descriptors.
+    #[arg(long, default_value = "ecfp4-counts+descriptors", value_name = "NAME")]
+    pub(crate) featuriser: String,
+    /// CSV, TSV or .smi file, also compressed (.gz).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    /// CSV to write: the input's columns, status, reason and the features.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) output: PathBuf,
+    /// Column with the SMILES: a name, or a position from 1 (then a header is not needed).
+    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
+    pub(crate) smiles_column: String,
+    /// Do not show progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod evaluate;
+mod features;
 mod keys;
 mod publish;
 mod query;
@@ -20,6 +21,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Keys(KeysCommand::New(args)) => keys::new(&home, format, &args),
         Command::Train(args) => train::run(format, &args),
+        Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),
         Command::Publish(args) => publish::run(&home, format, &args).await,
         Command::Approve(args) => catalog::approve(&home, format, &args).await,

@@ -1,5 +1,4 @@
 //! No text makes the featuriser panic, hang, or leave its range.
-#![allow(clippy::unwrap_used)]
 
 use chemxor_chem::{ChemError, featurise};
 use chemxor_core::Featuriser;

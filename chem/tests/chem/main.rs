@@ -1,0 +1,6 @@
+//! What the crate promises, through its public interface.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod rdkit;
+mod robustness;
+mod table;
