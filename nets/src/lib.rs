@@ -6,6 +6,7 @@
 //! | `linear`, `mlp` | float models: ridge and logistic regression, one hidden layer |
 //! | `quantise` | from a float model to the integers of chemxor-fhe and a planned step graph |
 //! | `twin` | evaluation of those integers in clear |
+//! | `metrics` | figures of merit with bootstrap intervals |
 //! | `train` | all of it in order, up to the bundle and the report |
 //!
 //! Invariant: the bundle holds the very integers that the twin was measured with, and a seed gives
@@ -32,7 +33,10 @@ mod twin;
 pub use config::{ModelKind, TrainConfig};
 pub use dataset::{BadRow, Dataset, ReadOptions, Row};
 pub use error::NetsError;
-pub use metrics::{metric_name, rmse, roc_auc};
+pub use metrics::{
+    Bootstrap, Figure, Interval, brier, expected_calibration_error, figures, mae, mcc, metric_name,
+    pr_auc, probability, r2, rmse, roc_auc, spearman,
+};
 pub use report::{HeldOut, PlanRow, Progress, TrainReport};
 pub use train::{Trained, train};
 pub use twin::predict_twin;

@@ -7,6 +7,7 @@ use chemxor_core::{Metrics, RingName};
 use serde::Serialize;
 
 use crate::dataset::BadRow;
+use crate::metrics::Figure;
 
 /// One step of a running training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,6 +81,10 @@ pub struct TrainReport {
     pub validation_losses: Vec<f64>,
     /// Held-out quality of the float model and of the twin.
     pub metrics: Metrics,
+    /// Every figure of the float model on the held-out rows, with 95 % bootstrap intervals.
+    pub float_figures: Vec<Figure>,
+    /// The same for the twin.
+    pub twin_figures: Vec<Figure>,
     /// Mean absolute difference between twin and float model, held out, in the endpoint's unit.
     pub twin_mean_difference: f64,
     /// Largest such difference.

@@ -15,7 +15,7 @@ use crate::dataset::{Dataset, Row};
 use crate::error::NetsError;
 use crate::linear::{Fold, Linear, cross_validate, penalties};
 use crate::matrix::ActiveColumns;
-use crate::metrics::{metric, metric_name};
+use crate::metrics::{Bootstrap, figures, metric, metric_name};
 use crate::mlp::{self, Part, Settings};
 use crate::model::{FloatModel, Mlp};
 use crate::quantise::{Precision, Quantised, quantise};
@@ -426,6 +426,15 @@ fn report(
         .iter()
         .map(|row| (row.twin_prediction - row.float_prediction).abs())
         .collect();
+    let bootstrap = Bootstrap {
+        seed: config.seed,
+        ..Bootstrap::default()
+    };
+    let measured: Vec<f64> = held_out.iter().map(|row| row.measured).collect();
+    let figures_of = |prediction: fn(&HeldOut) -> f64| {
+        let predicted: Vec<f64> = held_out.iter().map(prediction).collect();
+        figures(manifest.task, &measured, &predicted, &bootstrap)
+    };
     let plan = quantised
         .graph
         .steps()
@@ -451,6 +460,8 @@ fn report(
         penalty: fit.penalty,
         validation_losses: fit.validation_losses.clone(),
         metrics: manifest.metrics.clone(),
+        float_figures: figures_of(|row| row.float_prediction),
+        twin_figures: figures_of(|row| row.twin_prediction),
         twin_mean_difference: differences.iter().sum::<f64>() / differences.len().max(1) as f64,
         twin_largest_difference: differences.iter().copied().fold(0.0, f64::max),
         outside_range: 0,

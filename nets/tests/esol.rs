@@ -61,6 +61,18 @@ fn a_network_loses_nothing_when_it_becomes_integers() {
     let trained = train(&esol(), &config(kind), &mut |p| epochs.push(p)).unwrap();
     let report = &trained.report;
     assert!(report.metrics.float < 1.0, "{:?}", report.metrics);
+    for (figures, value) in [
+        (&report.float_figures, report.metrics.float),
+        (&report.twin_figures, report.metrics.twin),
+    ] {
+        let names: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
+        assert_eq!(names, ["rmse", "mae", "r2", "spearman"]);
+        assert_eq!(figures[0].interval.value, value);
+        for figure in figures {
+            let at = figure.interval;
+            assert!(at.low < at.value && at.value < at.high, "{figure:?}");
+        }
+    }
     let change = report.metrics.twin / report.metrics.float - 1.0;
     assert!(change.abs() < 0.03, "{:?}", report.metrics);
     assert!(report.twin_mean_difference < 0.08, "{report:?}");

@@ -77,6 +77,13 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
             "held out   {} {:.4} in floating point, {:.4} as the integers that run encrypted",
             metrics.metric, metrics.float, metrics.twin
         );
+        for figure in &report.twin_figures {
+            let at = figure.interval;
+            println!(
+                "           {:8} {:.3}, 95 % interval {:.3} to {:.3} (integers)",
+                figure.name, at.value, at.low, at.high
+            );
+        }
         println!(
             "leakage    at most {} bits about the weights a query",
             trained.bundle.manifest().leakage_bits_per_query
