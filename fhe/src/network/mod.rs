@@ -10,7 +10,9 @@
 //! Pre-activations are integers modulo `2^l` (`accumulator_bits`). Weights are dense, those of a
 //! convolution, or sparse; `blob` holds the byte format.
 
+pub mod activation;
 mod blob;
+pub mod float;
 pub mod lifting;
 mod matrix;
 pub mod trees;
