@@ -157,6 +157,10 @@ pub(crate) struct TrainArgs {
     /// What is predicted.
     #[arg(long, value_enum, default_value_t = TaskArg::Regression)]
     pub(crate) task: TaskArg,
+    /// How molecules become integers: ecfp4-counts+descriptors, ecfp4-counts, ecfp4-bits,
+    /// fcfp4-counts, fcfp6-counts, fcfp4-bits or descriptors.
+    #[arg(long, default_value = "ecfp4-counts+descriptors", value_name = "NAME")]
+    pub(crate) featuriser: String,
     /// Kind of model.
     #[arg(long, value_enum, default_value_t = Kind::Mlp)]
     pub(crate) model: Kind,

@@ -1,6 +1,7 @@
 //! `train`: CSV to bundle.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use chemxor_chem::{FEATURISER_NAMES, named};
 use chemxor_core::Task;
 use chemxor_nets::{Dataset, ModelKind, ReadOptions, TrainConfig, Trained};
 use serde_json::json;
@@ -9,14 +10,21 @@ use crate::args::{Format, Kind, TaskArg, TrainArgs};
 use crate::output::{self, Bar};
 
 pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
+    let Some(featuriser) = named(&args.featuriser) else {
+        bail!(
+            "no featuriser is called {:?}; there are {}",
+            args.featuriser,
+            FEATURISER_NAMES.join(", ")
+        );
+    };
     let options = ReadOptions {
+        featuriser,
         smiles_column: args.smiles_column.clone(),
         target_column: args.target_column.clone(),
         task: match args.task {
             TaskArg::Regression => Task::Regression,
             TaskArg::Binary => Task::Binary,
         },
-        ..ReadOptions::default()
     };
     let dataset = Dataset::read_csv(&args.input, &options)?;
     for row in dataset.bad_rows().iter().take(20) {
