@@ -185,6 +185,9 @@ pub(crate) struct TrainArgs {
     /// Most passes over the data.
     #[arg(long, default_value_t = chemxor_nets::TrainConfig::default().epochs)]
     pub(crate) epochs: usize,
+    /// Networks that are averaged, each stopped by another fold; they run as one wider network.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) ensemble: usize,
     /// b: bits of a hidden pre-activation.
     #[arg(long, default_value_t = 6)]
     pub(crate) activation_bits: u8,

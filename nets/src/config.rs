@@ -47,6 +47,9 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Decoupled weight decay of AdamW (MLP). The linear model finds its penalty itself.
     pub weight_decay: f64,
+    /// Networks, each stopped by another fold, averaged by folding them into one wider network; 1
+    /// trains a single one (MLP).
+    pub ensemble: usize,
     /// b: bits to which hidden pre-activations are rounded, 3 to 8 (MLP).
     pub activation_bits: u8,
     /// B: bits of the released prediction, 8 to 16.
@@ -67,6 +70,7 @@ impl Default for TrainConfig {
             epochs: 120,
             learning_rate: 3e-3,
             weight_decay: 2.0,
+            ensemble: 1,
             activation_bits: 6,
             output_bits: 12,
             test_fraction: 0.2,
@@ -96,6 +100,20 @@ impl TrainConfig {
                 "the number of hidden neurons",
                 hidden.to_string(),
                 "1 to 1024",
+            )?;
+        }
+        require(
+            (1..=10).contains(&self.ensemble),
+            "the number of networks in the ensemble",
+            self.ensemble.to_string(),
+            "1 to 10",
+        )?;
+        if let ModelKind::Mlp { hidden } = self.kind {
+            require(
+                hidden * self.ensemble <= 1024,
+                "the number of hidden neurons of the whole ensemble",
+                (hidden * self.ensemble).to_string(),
+                "at most 1024",
             )?;
         }
         let (b, big) = (self.activation_bits, self.output_bits);

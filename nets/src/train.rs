@@ -8,7 +8,7 @@ use chemxor_core::{
 };
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::twin::stochastic;
-use rand::RngExt;
+use rand::{RngExt, rngs::ChaCha20Rng};
 
 use crate::config::{ModelKind, TrainConfig};
 use crate::dataset::{Dataset, Row};
@@ -267,6 +267,8 @@ fn fit_linear(
     }
 }
 
+/// One network, or the mean of several as one wider network: the hidden layers side by side, the
+/// output weights divided by their number.
 fn fit_mlp(
     dataset: &Dataset,
     config: &TrainConfig,
@@ -277,10 +279,60 @@ fn fit_mlp(
 ) -> Result<Fit, NetsError> {
     let (rows, task) = (dataset.rows(), dataset.task());
     let mut rng = generator(config.seed, FIT);
-    let Split { rest, aside } = split(rows, learn, task, VALIDATION, &mut rng);
+    let members = config.ensemble;
+    let splits = if members == 1 {
+        vec![split(rows, learn, task, VALIDATION, &mut rng)]
+    } else {
+        folds(rows, learn, task, members, &mut rng)
+    };
+    let mut mean = Mlp {
+        w1: Vec::new(),
+        b1: Vec::new(),
+        w2: Vec::new(),
+        b2: 0.0,
+    };
+    let (mut validation_losses, mut best_epoch) = (Vec::new(), None);
+    for (member, part) in splits.iter().enumerate() {
+        let epochs = config.epochs;
+        let mut notify = |epoch: usize, train_loss: f64, validation_loss: f64| {
+            let (done, all) = (member * epochs + epoch, members * epochs);
+            notify(done, all, train_loss, validation_loss);
+        };
+        let (mlp, losses, best) =
+            fit_member(dataset, config, hidden, part, active, &mut rng, &mut notify)?;
+        mean.w1.extend(mlp.w1);
+        mean.b1.extend(mlp.b1);
+        mean.w2
+            .extend(mlp.w2.iter().map(|weight| weight / members as f64));
+        mean.b2 += mlp.b2 / members as f64;
+        validation_losses.extend(losses);
+        // one number cannot tell the kept epochs of several networks
+        best_epoch = (members == 1).then_some(best);
+    }
+    Ok(Fit {
+        model: FloatModel::Mlp(mean),
+        epochs_run: validation_losses.len(),
+        best_epoch,
+        penalty: None,
+        validation_losses,
+    })
+}
+
+/// One network over all features, its validation losses and the epoch that was kept.
+fn fit_member(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    hidden: usize,
+    part: &Split,
+    active: &ActiveColumns,
+    rng: &mut ChaCha20Rng,
+    notify: &mut dyn FnMut(usize, f64, f64),
+) -> Result<(Mlp, Vec<f64>, usize), NetsError> {
+    let (rows, task) = (dataset.rows(), dataset.task());
+    let Split { rest, aside } = part;
     // the network sees targets of mean 0 and deviation 1; classes stay as they are
     let (mean, deviation) = match task {
-        Task::Regression => moments(&targets(rows, &rest)),
+        Task::Regression => moments(&targets(rows, rest)),
         Task::Binary => (0.0, 1.0),
     };
     let standard = |of: &[usize]| -> Vec<f64> {
@@ -298,22 +350,16 @@ fn fit_mlp(
         weight_decay: config.weight_decay,
         activation_bits: config.activation_bits,
     };
-    let (x, y) = (active.matrix(rows, &rest), standard(&rest));
-    let (check_x, check_y) = (active.matrix(rows, &aside), standard(&aside));
+    let (x, y) = (active.matrix(rows, rest), standard(rest));
+    let (check_x, check_y) = (active.matrix(rows, aside), standard(aside));
     let train = Part { x: &x, y: &y };
     let validation = Part {
         x: &check_x,
         y: &check_y,
     };
-    let (fitted, epochs, best) =
-        mlp::fit(train, validation, &settings, &mut rng, |epoch, losses| {
-            notify(
-                epoch,
-                config.epochs,
-                losses.train_loss,
-                losses.validation_loss,
-            );
-        })?;
+    let (fitted, epochs, best) = mlp::fit(train, validation, &settings, rng, |epoch, losses| {
+        notify(epoch, losses.train_loss, losses.validation_loss);
+    })?;
     let w1 = (0..hidden)
         .map(|j| {
             let column: Vec<f64> = fitted
@@ -324,7 +370,7 @@ fn fit_mlp(
             active.expand(&column)
         })
         .collect();
-    let model = FloatModel::Mlp(Mlp {
+    let mlp = Mlp {
         w1,
         b1: fitted.b1.iter().copied().map(f64::from).collect(),
         w2: fitted
@@ -333,14 +379,9 @@ fn fit_mlp(
             .map(|w| f64::from(*w) * deviation)
             .collect(),
         b2: f64::from(fitted.b2) * deviation + mean,
-    });
-    Ok(Fit {
-        model,
-        epochs_run: epochs.len(),
-        best_epoch: Some(best),
-        penalty: None,
-        validation_losses: epochs.iter().map(|epoch| epoch.validation_loss).collect(),
-    })
+    };
+    let losses = epochs.iter().map(|epoch| epoch.validation_loss).collect();
+    Ok((mlp, losses, best))
 }
 
 /// Mean and standard deviation; the deviation is never 0.

@@ -94,6 +94,27 @@ fn a_network_loses_nothing_when_it_becomes_integers() {
 }
 
 #[test]
+fn an_ensemble_is_one_wider_network() {
+    let config = TrainConfig {
+        ensemble: 3,
+        epochs: 20,
+        ..config(ModelKind::Mlp { hidden: 16 })
+    };
+    let mut epochs: Vec<Progress> = Vec::new();
+    let trained = train(&esol(), &config, &mut |p| epochs.push(p)).unwrap();
+    let (report, steps) = (&trained.report, trained.bundle.manifest().graph.steps());
+    assert_eq!(
+        (steps.len(), steps[0].outputs, steps[1].inputs),
+        (2, 48, 48)
+    );
+    assert_eq!(epochs.len(), report.epochs_run);
+    assert!(epochs.iter().all(|p| p.epochs == 60 && p.epoch <= 60));
+    assert!(report.metrics.float < 1.0, "{:?}", report.metrics);
+    let change = report.metrics.twin / report.metrics.float - 1.0;
+    assert!(change.abs() < 0.03, "{:?}", report.metrics);
+}
+
+#[test]
 fn the_bundle_holds_the_integers_that_were_measured() {
     let dataset = esol();
     let trained = quiet(&dataset, &config(ModelKind::Mlp { hidden: 8 })).unwrap();
@@ -271,6 +292,15 @@ fn impossible_settings_are_refused_before_training() {
         },
         TrainConfig {
             learning_rate: f64::NAN,
+            ..base.clone()
+        },
+        TrainConfig {
+            ensemble: 0,
+            ..base.clone()
+        },
+        TrainConfig {
+            ensemble: 5,
+            kind: ModelKind::Mlp { hidden: 300 },
             ..base.clone()
         },
         TrainConfig {

@@ -43,12 +43,13 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
         description: args.description.clone(),
         seed: args.seed,
         epochs: args.epochs,
+        ensemble: args.ensemble,
         activation_bits: args.activation_bits,
         output_bits: args.output_bits,
         test_fraction: args.test_fraction,
         ..TrainConfig::default()
     };
-    let mut bar = Bar::new("train", Some(args.epochs as u64), false);
+    let mut bar = Bar::new("train", Some(args.epochs.saturating_mul(args.ensemble) as u64), false);
     let trained = chemxor_nets::train(&dataset, &config, &mut |progress| {
         bar.set(
             progress.epoch as u64,
