@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "the CSV goes to standard output")]
 
+mod accuracy;
 mod nets;
 mod olinda;
 mod scaling;
@@ -16,13 +17,15 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["kernels", folder] => kernels(Path::new(folder)),
+        ["accuracy", folder] => accuracy::run(Path::new(folder), false),
+        ["accuracy", folder, "--quick"] => accuracy::run(Path::new(folder), true),
         ["scaling"] => scaling::run(false),
         ["scaling", "--quick"] => scaling::run(true),
         ["olinda"] => olinda::run(false),
         ["olinda", "--quick"] => olinda::run(true),
         ["system", file] => system(Path::new(file)),
         _ => bail!(
-            "usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick] | scaling [--quick]"
+            "usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick] | scaling [--quick] | accuracy FOLDER [--quick]"
         ),
     }
 }

@@ -56,6 +56,18 @@ pub struct TrainConfig {
     pub output_bits: u8,
     /// Part of the molecules that is held out, between 0 and 1.
     pub test_fraction: f64,
+    /// Holds one fold out instead of that part: for cross-validation, where all folds of a seed
+    /// together are the data set.
+    pub fold: Option<Fold>,
+}
+
+/// One fold of a cross-validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fold {
+    /// Number of folds.
+    pub of: usize,
+    /// Which one, from 0.
+    pub index: usize,
 }
 
 impl Default for TrainConfig {
@@ -74,6 +86,7 @@ impl Default for TrainConfig {
             activation_bits: 6,
             output_bits: 12,
             test_fraction: 0.2,
+            fold: None,
         }
     }
 }
@@ -81,6 +94,15 @@ impl Default for TrainConfig {
 impl TrainConfig {
     /// Refuses what cannot work, before any time is spent.
     pub(crate) fn check(&self) -> Result<(), NetsError> {
+        if let Some(fold) = self.fold
+            && !((2..=20).contains(&fold.of) && fold.index < fold.of)
+        {
+            return Err(NetsError::Config {
+                what: "fold",
+                value: format!("{} of {}", fold.index, fold.of),
+                allowed: "an index below 2 to 20 folds",
+            });
+        }
         let require = |holds: bool, what, value: String, allowed| {
             if holds {
                 Ok(())

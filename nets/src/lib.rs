@@ -30,7 +30,7 @@ mod split;
 mod train;
 mod twin;
 
-pub use config::{ModelKind, TrainConfig};
+pub use config::{Fold, ModelKind, TrainConfig};
 pub use dataset::{BadRow, Dataset, ReadOptions, Row};
 pub use error::NetsError;
 pub use metrics::{

@@ -75,7 +75,10 @@ pub fn train(
     let Split {
         rest: learn,
         aside: test,
-    } = split(rows, &all, task, config.test_fraction, &mut rng);
+    } = match config.fold {
+        None => split(rows, &all, task, config.test_fraction, &mut rng),
+        Some(fold) => folds(rows, &all, task, fold.of, &mut rng).swap_remove(fold.index),
+    };
     let active = ActiveColumns::of(rows, &learn, dataset.featuriser().len());
     if active.len() == 0 {
         return Err(NetsError::NoFeature {

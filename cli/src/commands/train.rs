@@ -49,7 +49,11 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
         test_fraction: args.test_fraction,
         ..TrainConfig::default()
     };
-    let mut bar = Bar::new("train", Some(args.epochs.saturating_mul(args.ensemble) as u64), false);
+    let mut bar = Bar::new(
+        "train",
+        Some(args.epochs.saturating_mul(args.ensemble) as u64),
+        false,
+    );
     let trained = chemxor_nets::train(&dataset, &config, &mut |progress| {
         bar.set(
             progress.epoch as u64,

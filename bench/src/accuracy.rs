@@ -1,0 +1,79 @@
+//! Accuracy by five-fold cross-validation: the float model and the integers that run encrypted (the
+//! clear twin with the protocol's stochastic rounding), pooled over the folds.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use chemxor_core::Task;
+use chemxor_nets::{Dataset, Fold, ModelKind, ReadOptions, TrainConfig, rmse, roc_auc, train};
+
+const FOLDS: usize = 5;
+/// Name, task, and the aim for the encrypted model.
+const SETS: [(&str, Task, f64); 6] = [
+    ("esol", Task::Regression, 0.66),
+    ("lipophilicity", Task::Regression, 0.70),
+    ("bace_pic50", Task::Regression, 0.69),
+    ("bace", Task::Binary, 0.90),
+    ("bbbp", Task::Binary, 0.92),
+    ("herg", Task::Binary, 0.87),
+];
+
+/// Prints one row a data set and model. `folder` holds `NAME.csv` with columns smiles and target;
+/// a set that is absent is left out.
+pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
+    println!("data,model,metric,float,twin,twin_over_float,aim,meets_aim,rows,seconds");
+    for (name, task, aim) in SETS {
+        let path = folder.join(format!("{name}.csv"));
+        if !path.exists() || (quick && name != "esol") {
+            eprintln!("{name}: left out");
+            continue;
+        }
+        let featuriser = chemxor_chem::named("ecfp4-counts+descriptors").context("featuriser")?;
+        let options = ReadOptions {
+            task,
+            featuriser,
+            ..ReadOptions::default()
+        };
+        let dataset = Dataset::read_csv(&path, &options)?;
+        let models = [
+            ("linear", ModelKind::Linear, 1),
+            ("mlp", ModelKind::Mlp { hidden: 64 }, 1),
+            ("mlp-ensemble-5", ModelKind::Mlp { hidden: 32 }, 5),
+        ];
+        for (model, kind, ensemble) in models {
+            let begin = Instant::now();
+            let (mut measured, mut float, mut twin) = (Vec::new(), Vec::new(), Vec::new());
+            for index in 0..FOLDS {
+                let config = TrainConfig {
+                    kind,
+                    ensemble,
+                    fold: Some(Fold { of: FOLDS, index }),
+                    ..TrainConfig::default()
+                };
+                let trained = train(&dataset, &config, &mut |_| {})?;
+                for row in &trained.held_out {
+                    measured.push(row.measured);
+                    float.push(row.float_prediction);
+                    twin.push(row.twin_prediction);
+                }
+            }
+            let (metric, figure): (_, fn(&[f64], &[f64]) -> f64) = match task {
+                Task::Regression => ("rmse", rmse),
+                Task::Binary => ("roc-auc", roc_auc),
+            };
+            let (float, twin) = (figure(&measured, &float), figure(&measured, &twin));
+            let meets = match task {
+                Task::Regression => twin <= aim,
+                Task::Binary => twin >= aim,
+            };
+            println!(
+                "{name},{model},{metric},{float:.4},{twin:.4},{:.4},{aim},{meets},{},{:.1}",
+                twin / float,
+                measured.len(),
+                begin.elapsed().as_secs_f64()
+            );
+        }
+    }
+    Ok(())
+}
