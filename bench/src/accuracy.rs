@@ -58,14 +58,14 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
                     twin.push(row.twin_prediction);
                 }
             }
-            let (metric, figure): (_, fn(&[f64], &[f64]) -> f64) = match task {
-                Task::Regression => ("rmse", rmse),
-                Task::Binary => ("roc-auc", roc_auc),
+            let figure = |predicted: &[f64]| match task {
+                Task::Regression => rmse(&measured, predicted),
+                Task::Binary => roc_auc(&measured, predicted),
             };
-            let (float, twin) = (figure(&measured, &float), figure(&measured, &twin));
-            let meets = match task {
-                Task::Regression => twin <= aim,
-                Task::Binary => twin >= aim,
+            let (float, twin) = (figure(&float), figure(&twin));
+            let (metric, meets) = match task {
+                Task::Regression => ("rmse", twin <= aim),
+                Task::Binary => ("roc-auc", twin >= aim),
             };
             println!(
                 "{name},{model},{metric},{float:.4},{twin:.4},{:.4},{aim},{meets},{},{:.1}",
