@@ -60,12 +60,12 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
             }
             let figure = |predicted: &[f64]| match task {
                 Task::Regression => rmse(&measured, predicted),
-                Task::Binary => roc_auc(&measured, predicted),
+                Task::Binary | Task::Multiclass => roc_auc(&measured, predicted),
             };
             let (float, twin) = (figure(&float), figure(&twin));
             let (metric, meets) = match task {
                 Task::Regression => ("rmse", twin <= aim),
-                Task::Binary => ("roc-auc", twin >= aim),
+                Task::Binary | Task::Multiclass => ("roc-auc", twin >= aim),
             };
             println!(
                 "{name},{model},{metric},{float:.4},{twin:.4},{:.4},{aim},{meets},{},{:.1}",

@@ -280,10 +280,7 @@ mod tests {
             },
             rings: vec![],
             graph,
-            outputs: vec![OutputScaling {
-                scale: 0.5,
-                offset: -3.0,
-            }],
+            outputs: vec![OutputScaling::new(0.5, -3.0)],
             blobs: vec![BlobRef {
                 digest: BlobDigest::of(&blob),
                 bytes: blob.len() as u64,
@@ -298,6 +295,7 @@ mod tests {
                 train_rows: 9,
                 test_rows: 1,
             },
+            domain: None,
             leakage_bits_per_query: 12,
             toolchain: "test".into(),
             seed: 1,

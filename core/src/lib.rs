@@ -27,8 +27,8 @@ pub use graph::{
 pub use ids::{BlobDigest, IdError, ModelName, ModelRef, Selector, VersionId, WorkerName};
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
-    BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT, Manifest,
-    ManifestError, Metrics, OutputScaling, Task,
+    ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT,
+    Manifest, ManifestError, Metrics, OutputScaling, Task,
 };
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_header};
 pub use roles::{Action, Role, RoleSet, allowed};

@@ -12,10 +12,13 @@ pub const MANIFEST_FORMAT: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
-    /// A number.
+    /// A number for each output.
     Regression,
-    /// The log-odds of class 1.
+    /// The log-odds of class 1 for each output.
     Binary,
+    /// One of several classes: an output for each class; the largest one is predicted, and their
+    /// softmax gives probabilities.
+    Multiclass,
 }
 
 /// How molecules become integers; computed by the client, so all of it is public.
@@ -176,9 +179,26 @@ pub struct OutputScaling {
     pub scale: f64,
     /// Value at integer 0.
     pub offset: f64,
+    /// The endpoint or class of this output, where the model has several.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Half width of an interval around the value that held 90 % of the molecules kept aside
+    /// (split conformal prediction, Vovk et al. 2005); regression only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval90: Option<f64>,
 }
 
 impl OutputScaling {
+    /// Without a name or an interval.
+    pub fn new(scale: f64, offset: f64) -> Self {
+        Self {
+            scale,
+            offset,
+            name: String::new(),
+            interval90: None,
+        }
+    }
+
     /// The value of the B-bit integer `code` in the endpoint's unit.
     pub fn apply(&self, code: u32, bits: u8) -> f64 {
         self.scale * f64::from(signed(code, bits)) + self.offset
@@ -201,6 +221,20 @@ pub struct DataFingerprint {
     pub train_rows: u64,
     /// Molecules held out.
     pub test_rows: u64,
+}
+
+/// What the training molecules were like, coarse enough to be public: a client says of its own
+/// molecule whether it lies within. No training molecule can be read from it, and a distance to the
+/// nearest one is not computable from it (docs/decisions/0016).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicabilityDomain {
+    /// For each descriptor, in the order of [`DescriptorScaling`], the 1 % and 99 % quantiles over
+    /// the training molecules, in thousandths.
+    pub descriptors: Vec<[i64; 2]>,
+    /// Tanimoto similarity of a training molecule to the nearest other one (ECFP4 bits), in
+    /// thousandths: quantiles at 5, 25, 50, 75 and 95 %.
+    pub nearest_neighbour: Vec<u16>,
 }
 
 /// Quality on the held-out molecules, in the endpoint's unit.
@@ -257,6 +291,9 @@ pub struct Manifest {
     pub metrics: Metrics,
     /// Training data.
     pub data: DataFingerprint,
+    /// What the training molecules were like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<ApplicabilityDomain>,
     /// Bits that one query releases about the weights, at most.
     pub leakage_bits_per_query: u64,
     /// Program and version that made it.
@@ -338,10 +375,25 @@ impl Manifest {
             "one statement for each ring of the graph, in order",
         )?;
         require(
-            self.outputs
-                .iter()
-                .all(|o| o.scale.is_finite() && o.offset.is_finite()),
+            self.outputs.iter().all(|output| {
+                let half = output.interval90.unwrap_or(0.0);
+                output.scale.is_finite()
+                    && output.offset.is_finite()
+                    && half.is_finite()
+                    && half >= 0.0
+            }),
             "output scalings must be finite",
+        )?;
+        require(
+            self.task != Task::Multiclass || self.outputs.len() > 1,
+            "several classes need an output each",
+        )?;
+        require(
+            self.domain.as_ref().is_none_or(|domain| {
+                domain.descriptors.len() == DescriptorScaling::default().ranges.len()
+                    && domain.nearest_neighbour.len() == 5
+            }),
+            "the applicability domain has ten descriptors and five quantiles",
         )?;
         require(
             self.blobs.len() == graph.steps().len(),
@@ -357,9 +409,11 @@ impl Manifest {
             &self.description,
             &self.toolchain,
         ];
+        let names = self.outputs.iter().map(|output| &output.name);
         require(
             texts
-                .iter()
+                .into_iter()
+                .chain(names)
                 .all(|text| text.len() <= 2000 && !text.chars().any(char::is_control)),
             "texts are at most 2000 bytes, without control characters",
         )
@@ -372,10 +426,7 @@ mod tests {
 
     #[test]
     fn codes_are_signed() {
-        let scaling = OutputScaling {
-            scale: 0.5,
-            offset: 1.0,
-        };
+        let scaling = OutputScaling::new(0.5, 1.0);
         assert_eq!(scaling.apply(0, 8), 1.0);
         assert_eq!(scaling.apply(255, 8), 0.5);
         assert_eq!(scaling.apply(127, 8), 64.5);

@@ -286,8 +286,8 @@ fn read_target(text: &str, task: Task) -> Result<f64, String> {
         Task::Regression => Err(format!(
             "the target {shown:?} is not a finite number below 1e30"
         )),
-        Task::Binary if value == 0.0 || value == 1.0 => Ok(value),
-        Task::Binary => Err(format!(
+        Task::Binary | Task::Multiclass if value == 0.0 || value == 1.0 => Ok(value),
+        Task::Binary | Task::Multiclass => Err(format!(
             "the target {shown:?} is not a class; it must be 0 or 1"
         )),
     }

@@ -18,7 +18,7 @@ pub(crate) struct Linear {
 pub(crate) fn penalties(task: Task) -> &'static [f64] {
     match task {
         Task::Regression => &[1000.0, 300.0, 100.0, 50.0, 30.0, 20.0, 10.0, 5.0, 2.0, 1.0],
-        Task::Binary => &[300.0, 100.0, 30.0, 10.0, 5.0, 2.0, 1.0, 0.5],
+        Task::Binary | Task::Multiclass => &[300.0, 100.0, 30.0, 10.0, 5.0, 2.0, 1.0, 0.5],
     }
 }
 
@@ -96,7 +96,7 @@ impl Linear {
             .zip(targets)
             .map(|(z, y)| match task {
                 Task::Regression => (y - z, 1.0),
-                Task::Binary => {
+                Task::Binary | Task::Multiclass => {
                     let p = sigmoid(*z);
                     // kept away from 0, where the system would have no unique solution
                     (y - p, (p * (1.0 - p)).max(1e-6))
@@ -196,7 +196,7 @@ pub(crate) fn loss_sum(task: Task, targets: &[f64], scores: &[f64]) -> f64 {
     match task {
         Task::Regression => pairs.map(|(y, z)| (y - z).powi(2) / 2.0).sum(),
         // log(1 + e^z) - y z, written so that it cannot overflow
-        Task::Binary => pairs
+        Task::Binary | Task::Multiclass => pairs
             .map(|(y, z)| z.max(0.0) + (-z.abs()).exp().ln_1p() - y * z)
             .sum(),
     }

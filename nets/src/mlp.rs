@@ -195,7 +195,7 @@ impl Net {
         let out = hidden.matmul(self.w2.value.clone()) + self.b2.value.clone();
         let loss = match settings.task {
             Task::Regression => (out - y).square().mean(),
-            Task::Binary => {
+            Task::Binary | Task::Multiclass => {
                 (relu(out.clone()) - out.clone() * y + (-out.abs()).exp().log1p()).mean()
             }
         };

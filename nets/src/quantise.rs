@@ -138,10 +138,7 @@ pub(crate) fn quantise(
     let l = graph.last().accumulator_bits;
     // code = top bits of y, and y = unbiased / step, step = 2 half / 2^l
     let scale = 2.0 * output_half / f64::from(1u32 << l) * f64::from(1u32 << (l - bits));
-    let output = OutputScaling {
-        scale,
-        offset: model.bias(),
-    };
+    let output = OutputScaling::new(scale, model.bias());
     Ok(Quantised {
         weights,
         graph,

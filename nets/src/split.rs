@@ -46,7 +46,7 @@ pub(crate) fn split(
     order.shuffle(rng);
     let class = |smiles: &str| match task {
         Task::Regression => 0,
-        Task::Binary => usize::from(rows[groups[smiles][0]].target > 0.5),
+        Task::Binary | Task::Multiclass => usize::from(rows[groups[smiles][0]].target > 0.5),
     };
     let mut size = [0usize; 2];
     for smiles in &order {

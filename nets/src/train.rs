@@ -150,6 +150,7 @@ pub fn train(
             train_rows: learn.len() as u64,
             test_rows: test.len() as u64,
         },
+        domain: None,
         toolchain: concat!("chemxor-nets ", env!("CARGO_PKG_VERSION")).to_owned(),
         seed: config.seed,
     };
@@ -336,7 +337,7 @@ fn fit_member(
     // the network sees targets of mean 0 and deviation 1; classes stay as they are
     let (mean, deviation) = match task {
         Task::Regression => moments(&targets(rows, rest)),
-        Task::Binary => (0.0, 1.0),
+        Task::Binary | Task::Multiclass => (0.0, 1.0),
     };
     let standard = |of: &[usize]| -> Vec<f64> {
         targets(rows, of)

@@ -72,10 +72,7 @@ fn manifest() -> Manifest {
             size: 64,
             max_count: 15,
         },
-        outputs: vec![OutputScaling {
-            scale: 1.0,
-            offset: 0.0,
-        }],
+        outputs: vec![OutputScaling::new(1.0, 0.0)],
         blobs: (0..STEPS)
             .map(|step| BlobRef {
                 digest: BlobDigest::of(&[step as u8]),
@@ -92,6 +89,7 @@ fn manifest() -> Manifest {
             train_rows: 1,
             test_rows: 1,
         },
+        domain: None,
         rings: graph
             .rings()
             .into_iter()

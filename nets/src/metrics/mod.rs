@@ -24,7 +24,7 @@ pub use regression::{mae, r2, rmse, spearman};
 pub fn metric_name(task: Task) -> &'static str {
     match task {
         Task::Regression => "rmse",
-        Task::Binary => "roc-auc",
+        Task::Binary | Task::Multiclass => "roc-auc",
     }
 }
 
@@ -32,7 +32,7 @@ pub fn metric_name(task: Task) -> &'static str {
 pub(crate) fn metric(task: Task, measured: &[f64], predicted: &[f64]) -> f64 {
     match task {
         Task::Regression => rmse(measured, predicted),
-        Task::Binary => roc_auc(measured, predicted),
+        Task::Binary | Task::Multiclass => roc_auc(measured, predicted),
     }
 }
 
@@ -62,7 +62,7 @@ pub fn figures(
             ("r2", r2),
             ("spearman", spearman),
         ],
-        Task::Binary => &[
+        Task::Binary | Task::Multiclass => &[
             ("roc-auc", roc_auc),
             ("pr-auc", pr_auc),
             ("mcc", |classes, scores| mcc(classes, scores, 0.0)),

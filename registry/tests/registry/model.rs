@@ -140,10 +140,7 @@ fn manifest(name: &str, seed: u64) -> Manifest {
             })
             .collect(),
         graph,
-        outputs: vec![OutputScaling {
-            scale: 0.01,
-            offset: 0.0,
-        }],
+        outputs: vec![OutputScaling::new(0.01, 0.0)],
         blobs: vec![blob("first"), blob("second")],
         metrics: Metrics {
             metric: "rmse".to_owned(),
@@ -155,6 +152,7 @@ fn manifest(name: &str, seed: u64) -> Manifest {
             train_rows: 10,
             test_rows: 2,
         },
+        domain: None,
         leakage_bits_per_query: 12,
         toolchain: "test".to_owned(),
         seed,
