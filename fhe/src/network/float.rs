@@ -5,11 +5,15 @@
 //! neuron (of the filter, in a convolution, since its windows share weights). Biases and
 //! activations live in the tables, average pooling in the weights of the layer after it.
 
-use chemxor_core::{Conv2d, Expansion, StepGraph};
+mod pooling;
+
+use chemxor_core::{Conv2d, Expansion, RingName, StepGraph};
+use rayon::prelude::*;
 
 use super::activation::{Activation, Range};
 use super::{StepWeights, Tables, WeightsError};
 use crate::plan::{LayerDemand, PlanError, plan_step};
+pub use pooling::fold_average_pool;
 
 /// The linear map of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +54,23 @@ pub struct Precision {
     pub activation_bits: Vec<u8>,
     /// B, 8 to 16.
     pub output_bits: u8,
-    /// A range is stretched by this.
+    /// A range is stretched by this: new molecules reach further than old ones, and what leaves the
+    /// range wraps around.
     pub margin: f64,
+    /// The same for the released outputs, where a value that wraps is wrong by the whole range.
+    pub output_margin: f64,
+}
+
+impl Precision {
+    /// The same number of bits for every hidden layer, with margins that serve trained networks.
+    pub fn uniform(bits: u8, hidden_layers: usize, output_bits: u8) -> Self {
+        Self {
+            activation_bits: vec![bits; hidden_layers],
+            output_bits,
+            margin: 1.5,
+            output_margin: 2.0,
+        }
+    }
 }
 
 /// Integers and plan.
@@ -65,6 +84,8 @@ pub struct IntegerNet {
     pub demands: Vec<LayerDemand>,
     /// Of each output, `value = scale * signed code + offset`.
     pub outputs: Vec<(f64, f64)>,
+    /// For each layer and row (or filter) the pre-activations, without bias, that do not wrap.
+    pub ranges: Vec<Vec<Range>>,
 }
 
 /// Why a network was not quantised.
@@ -90,10 +111,16 @@ pub enum QuantiseError {
     Plan(#[from] PlanError),
 }
 
-/// Grid bits below a rounded pre-activation that are tried, finest first.
-const GUARD_BITS: std::ops::RangeInclusive<u8> = 3..=6;
-/// Largest entry of a table.
-const TABLE_MAX: f64 = 255.0;
+/// Most grid bits below a rounded pre-activation.
+const MOST_GUARD: u8 = 6;
+/// Fewest of them that the cheapest ring is chosen for: rounded weights of a hundred features
+/// together then still move a pre-activation by less than the rounding does.
+const LEAST_CHEAP_GUARD: u8 = 4;
+/// Largest entry of a table; products with weights of 16 bits fit 32.
+const TABLE_MAX: f64 = 4095.0;
+/// A range is at least this many times the largest single contribution to each side: a new molecule
+/// may have one more of that feature. It also makes every weight fit 16 bits.
+const LEAST_HALF: f64 = 1.01;
 
 impl FloatLayer {
     fn outputs(&self, inputs: usize) -> usize {
@@ -136,7 +163,14 @@ impl FloatLayer {
     fn linear(&self, x: &[f64]) -> Vec<f64> {
         match &self.map {
             FloatMap::Dense(weights) => {
-                let row = |row: &[f64]| row.iter().zip(x).map(|(w, x)| w * x).sum();
+                // most features of a molecule are 0
+                let (at, values): (Vec<usize>, Vec<f64>) = x
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .filter(|(_, x)| *x != 0.0)
+                    .unzip();
+                let row = |row: &[f64]| at.iter().zip(&values).map(|(i, x)| row[*i] * x).sum();
                 weights.chunks_exact(x.len()).map(row).collect()
             }
             FloatMap::Conv2d(conv, weights) => (0..conv.outputs() as usize)
@@ -155,6 +189,29 @@ impl FloatLayer {
         for (output, z) in z.iter_mut().enumerate() {
             *z = self.activation.at(*z + self.biases[output / sharing]);
         }
+    }
+
+    /// Largest contribution of one input to each row or filter, `reach` being the largest value of
+    /// each input.
+    fn largest_terms(&self, inputs: usize, reach: &[f64]) -> Vec<f64> {
+        let (weights, per_row) = match &self.map {
+            FloatMap::Dense(weights) => (weights, inputs),
+            FloatMap::Conv2d(conv, weights) => (weights, conv.taps()),
+        };
+        let reach_of = |at: usize| match &self.map {
+            FloatMap::Dense(_) => reach[at],
+            FloatMap::Conv2d(conv, _) => {
+                reach[at / (conv.kernel * conv.kernel) as usize
+                    * (conv.height * conv.width) as usize]
+            }
+        };
+        let largest = |row: &[f64]| {
+            row.iter()
+                .enumerate()
+                .map(|(at, weight)| weight.abs() * reach_of(at))
+                .fold(0.0, f64::max)
+        };
+        weights.chunks_exact(per_row).map(largest).collect()
     }
 
     /// The map with row or filter `r` times `rows[r]` and input `i` times `columns[i]`, rounded;
@@ -222,32 +279,56 @@ impl FloatNet {
         x
     }
 
-    /// Largest and smallest pre-activations of each range over the molecules, stretched.
-    fn calibrate(&self, molecules: &[Vec<u16>], margin: f64) -> Vec<Vec<Range>> {
-        let mut seen: Vec<Vec<(f64, f64)>> = Vec::new();
-        for molecule in molecules {
-            let mut x: Vec<f64> = self
-                .expansion
-                .expand(molecule)
-                .iter()
-                .map(|x| f64::from(*x))
-                .collect();
-            for (index, layer) in self.layers.iter().enumerate() {
-                x = layer.linear(&x);
-                if seen.len() == index {
-                    seen.push(vec![(f64::INFINITY, f64::NEG_INFINITY); layer.biases.len()]);
-                }
-                for (output, z) in x.iter().enumerate() {
-                    let ends = &mut seen[index][output / layer.sharing()];
-                    *ends = (ends.0.min(*z), ends.1.max(*z));
-                }
+    /// Pre-activations without biases of every layer.
+    pub fn pre_activations(&self, features: &[u16]) -> Vec<Vec<f64>> {
+        let mut x: Vec<f64> = self
+            .expansion
+            .expand(features)
+            .iter()
+            .map(|x| f64::from(*x))
+            .collect();
+        self.layers
+            .iter()
+            .map(|layer| {
+                let z = layer.linear(&x);
+                x.clone_from(&z);
                 layer.activate(&mut x);
-            }
-        }
-        let stretch = |ends: &(f64, f64)| Range::of([ends.0, ends.1], margin);
-        seen.iter()
-            .map(|layer| layer.iter().map(stretch).collect())
+                z
+            })
             .collect()
+    }
+
+    /// Smallest and largest pre-activations of each range over the molecules.
+    fn extremes(&self, molecules: &[Vec<u16>]) -> Vec<Vec<(f64, f64)>> {
+        let nothing = || -> Vec<Vec<(f64, f64)>> {
+            let ends = (f64::INFINITY, f64::NEG_INFINITY);
+            let rows = |layer: &FloatLayer| vec![ends; layer.biases.len()];
+            self.layers.iter().map(rows).collect()
+        };
+        let add = |mut seen: Vec<Vec<(f64, f64)>>, molecule: &Vec<u16>| {
+            for ((ends, z), layer) in seen
+                .iter_mut()
+                .zip(self.pre_activations(molecule))
+                .zip(&self.layers)
+            {
+                for (row, z) in z.chunks(layer.sharing()).enumerate() {
+                    for z in z {
+                        ends[row] = (ends[row].0.min(*z), ends[row].1.max(*z));
+                    }
+                }
+            }
+            seen
+        };
+        let join = |mut all: Vec<Vec<(f64, f64)>>, other: Vec<Vec<(f64, f64)>>| {
+            for (all, other) in all.iter_mut().flatten().zip(other.iter().flatten()) {
+                *all = (all.0.min(other.0), all.1.max(other.1));
+            }
+            all
+        };
+        molecules
+            .par_iter()
+            .fold(nothing, add)
+            .reduce(nothing, join)
     }
 
     /// Quantises and plans, with ranges calibrated on these molecules.
@@ -276,24 +357,39 @@ impl FloatNet {
             layer.check(index, inputs)?;
             inputs = layer.outputs(inputs);
         }
-        let mut ranges = self.calibrate(molecules, precision.margin);
-        // released outputs are read as signed numbers around zero
-        for range in &mut ranges[last] {
-            range.half += range.centre.abs();
-            range.centre = 0.0;
-        }
+        let extremes = self.extremes(molecules);
         let (mut steps, mut demands, mut integers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ranges = Vec::new();
         let mut inputs = self.expansion.expand(first).len();
         let mut tables: Option<ScaledTables> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let bits = precision.activation_bits.get(index).copied();
             let bits = bits.unwrap_or(precision.output_bits);
+            let reach = tables.as_ref().map_or_else(
+                || vec![1.0; inputs],
+                |tables| tables.units.iter().map(|unit| unit * TABLE_MAX).collect(),
+            );
+            let largest = layer.largest_terms(inputs, &reach);
+            let of_row = |((low, high), least): (&(f64, f64), f64)| {
+                let mut range = if index == last {
+                    // released outputs are read as signed numbers around zero
+                    let far = low.abs().max(high.abs());
+                    Range::of([-far, far], precision.output_margin)
+                } else {
+                    Range::of([*low, *high], precision.margin)
+                };
+                range.half = range.half.max(least * LEAST_HALF);
+                range
+            };
+            let ranges_of_layer: Vec<Range> =
+                extremes[index].iter().zip(largest).map(of_row).collect();
             let (demand, spec, weights) =
-                self.step(index, inputs, &ranges[index], bits, tables.as_ref())?;
+                self.step(index, inputs, &ranges_of_layer, bits, tables.as_ref())?;
             steps.push(spec);
             demands.push(demand);
             integers.push(weights);
-            tables = Some(tables_after(layer, &ranges[index], bits));
+            tables = Some(tables_after(layer, &ranges_of_layer, bits));
+            ranges.push(ranges_of_layer);
             inputs = layer.outputs(inputs);
         }
         let codes = f64::from(1u32 << precision.output_bits);
@@ -307,6 +403,7 @@ impl FloatNet {
             weights: integers,
             demands,
             outputs,
+            ranges,
         })
     }
 
@@ -321,7 +418,12 @@ impl FloatNet {
     ) -> Result<(LayerDemand, chemxor_core::StepSpec, StepWeights), QuantiseError> {
         let layer = &self.layers[index];
         let mut refusal = QuantiseError::Weights(WeightsError::Range("weights on their grid"));
-        for guard in GUARD_BITS.rev() {
+        // the released sum is small, and its precision is what users see
+        let cheap = (index + 1 < self.layers.len()).then_some(RingName::ALL[0]);
+        let cheap = (LEAST_CHEAP_GUARD..=MOST_GUARD)
+            .rev()
+            .filter_map(|guard| cheap.map(|ring| (guard, Some(ring))));
+        for (guard, ring) in cheap.chain((0..=MOST_GUARD).rev().map(|guard| (guard, None))) {
             let l = bits + guard;
             let turns = f64::from(1u32 << l);
             let rows: Vec<f64> = ranges
@@ -349,7 +451,10 @@ impl FloatNet {
             };
             let weights = layer.weights(inputs, grid, tables_of_step)?;
             let input_bits = tables.map_or(self.input_bits, |tables| tables.bits);
-            let mut demand = LayerDemand::of(&weights, input_bits, l, bits);
+            let mut demand = LayerDemand {
+                ring,
+                ..LayerDemand::of(&weights, input_bits, l, bits)
+            };
             if index == 0 {
                 demand = demand.expanding(self.expansion.clone());
             }
@@ -389,58 +494,6 @@ fn tables_after(layer: &FloatLayer, ranges: &[Range], bits: u8) -> ScaledTables 
         }
     }
     tables
-}
-
-/// Average pooling of `pool × pool` (stride `pool`) before a layer, folded into its weights: a dense
-/// layer on `channels × height × width` pixels before pooling, or a convolution with a larger
-/// kernel and stride. Rows and columns that fill no pool are left out, as PyTorch does.
-pub fn fold_average_pool(
-    map: &FloatMap,
-    channels: u32,
-    height: u32,
-    width: u32,
-    pool: u32,
-) -> FloatMap {
-    let share = 1.0 / f64::from(pool * pool);
-    let [c, h, w, p] = [channels, height, width, pool].map(|n| n as usize);
-    let (ph, pw) = (h / p, w / p);
-    match map {
-        FloatMap::Dense(weights) => {
-            let row = |row: &[f64]| -> Vec<f64> {
-                let pixel = |i: usize| {
-                    let (channel, y, x) = (i / (h * w), i / w % h, i % w);
-                    let inside = y / p < ph && x / p < pw;
-                    if inside {
-                        row[(channel * ph + y / p) * pw + x / p] * share
-                    } else {
-                        0.0
-                    }
-                };
-                (0..c * h * w).map(pixel).collect()
-            };
-            FloatMap::Dense(weights.chunks_exact(c * ph * pw).flat_map(row).collect())
-        }
-        FloatMap::Conv2d(conv, weights) => {
-            let kernel = (conv.kernel * pool) as usize;
-            let folded = Conv2d {
-                height,
-                width,
-                kernel: conv.kernel * pool,
-                stride: conv.stride * pool,
-                padding: conv.padding * pool,
-                ..*conv
-            };
-            let old = conv.kernel as usize;
-            let plane = |plane: &[f64]| -> Vec<f64> {
-                let tap = |i: usize| plane[i / kernel / p * old + i % kernel / p] * share;
-                (0..kernel * kernel).map(tap).collect()
-            };
-            FloatMap::Conv2d(
-                folded,
-                weights.chunks_exact(old * old).flat_map(plane).collect(),
-            )
-        }
-    }
 }
 
 #[cfg(test)]

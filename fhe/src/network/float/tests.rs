@@ -90,6 +90,7 @@ fn precision(bits: u8, hidden: usize) -> Precision {
         activation_bits: vec![bits; hidden],
         output_bits: 12,
         margin: 1.3,
+        output_margin: 1.5,
     }
 }
 
