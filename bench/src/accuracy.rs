@@ -1,12 +1,12 @@
 //! Accuracy by five-fold cross-validation: the float model and the integers that run encrypted (the
-//! clear twin with the protocol's stochastic rounding), pooled over the folds.
+//! clear twin with the protocol's stochastic rounding), as means over the folds.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use chemxor_core::Task;
-use chemxor_nets::{Dataset, Fold, ModelKind, ReadOptions, TrainConfig, rmse, roc_auc, train};
+use chemxor_nets::{Dataset, Fold, ModelKind, ReadOptions, TrainConfig, train};
 
 const FOLDS: usize = 5;
 /// Name, task, and the aim for the encrypted model.
@@ -36,33 +36,39 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
             ..ReadOptions::default()
         };
         let dataset = Dataset::read_csv(&path, &options)?;
+        let base = TrainConfig::default;
         let models = [
-            ("linear", ModelKind::Linear, 1),
-            ("mlp", ModelKind::Mlp { hidden: 64 }, 1),
-            ("mlp-ensemble-5", ModelKind::Mlp { hidden: 32 }, 5),
+            (
+                "linear",
+                TrainConfig {
+                    kind: ModelKind::Linear,
+                    ..base()
+                },
+            ),
+            ("mlp", base()),
+            (
+                "mlp-ensemble-5",
+                TrainConfig {
+                    hidden: vec![32],
+                    ensemble: 5,
+                    ..base()
+                },
+            ),
         ];
-        for (model, kind, ensemble) in models {
+        for (model, config) in models {
             let begin = Instant::now();
-            let (mut measured, mut float, mut twin) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut float, mut twin, mut rows) = (0.0, 0.0, 0);
             for index in 0..FOLDS {
                 let config = TrainConfig {
-                    kind,
-                    ensemble,
                     fold: Some(Fold { of: FOLDS, index }),
-                    ..TrainConfig::default()
+                    ..config.clone()
                 };
                 let trained = train(&dataset, &config, &mut |_| {})?;
-                for row in &trained.held_out {
-                    measured.push(row.measured);
-                    float.push(row.float_prediction);
-                    twin.push(row.twin_prediction);
-                }
+                let metrics = &trained.report.metrics;
+                float += metrics.float / FOLDS as f64;
+                twin += metrics.twin / FOLDS as f64;
+                rows += trained.held_out.len();
             }
-            let figure = |predicted: &[f64]| match task {
-                Task::Regression => rmse(&measured, predicted),
-                Task::Binary | Task::Multiclass => roc_auc(&measured, predicted),
-            };
-            let (float, twin) = (figure(&float), figure(&twin));
             let (metric, meets) = match task {
                 Task::Regression => ("rmse", twin <= aim),
                 Task::Binary | Task::Multiclass => ("roc-auc", twin >= aim),
@@ -70,7 +76,7 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
             println!(
                 "{name},{model},{metric},{float:.4},{twin:.4},{:.4},{aim},{meets},{},{:.1}",
                 twin / float,
-                measured.len(),
+                rows,
                 begin.elapsed().as_secs_f64()
             );
         }

@@ -1,8 +1,12 @@
 //! The command line.
 
+mod train;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::train::TrainArgs;
 
 /// Encrypted predictions from private drug-discovery models.
 #[derive(Debug, Parser)]
@@ -51,7 +55,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv"
     )]
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// Write the features of molecules, to compare them with RDKit's.
     #[command(
         after_help = "Examples:\n  chemxor features --featuriser ecfp4-bits --input library.csv --output features.csv\n  chemxor features --featuriser descriptors --input library.smi.gz --smiles-column 1 --output descriptors.csv"
@@ -123,86 +127,6 @@ pub(crate) struct KeysNewArgs {
     /// A publisher's signing key, instead of a lab's key for queries.
     #[arg(long)]
     pub(crate) publisher: bool,
-}
-
-/// Kinds of models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// One hidden layer with ReLU.
-    Mlp,
-    /// Ridge or logistic regression.
-    Linear,
-}
-
-/// What is predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TaskArg {
-    /// A number.
-    Regression,
-    /// Class 0 or 1.
-    Binary,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct TrainArgs {
-    /// CSV with a header.
-    #[arg(long, value_name = "CSV")]
-    pub(crate) input: PathBuf,
-    /// Column with the SMILES.
-    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
-    pub(crate) smiles_column: String,
-    /// Column with the measured value, or class 0 or 1.
-    #[arg(long, default_value = "target", value_name = "COLUMN")]
-    pub(crate) target_column: String,
-    /// What is predicted.
-    #[arg(long, value_enum, default_value_t = TaskArg::Regression)]
-    pub(crate) task: TaskArg,
-    /// How molecules become integers: ecfp4-counts+descriptors, ecfp4-counts, ecfp4-bits,
-    /// fcfp4-counts, fcfp6-counts, fcfp4-bits or descriptors.
-    #[arg(long, default_value = "ecfp4-counts+descriptors", value_name = "NAME")]
-    pub(crate) featuriser: String,
-    /// Kind of model.
-    #[arg(long, value_enum, default_value_t = Kind::Mlp)]
-    pub(crate) model: Kind,
-    /// Neurons of the hidden layer.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) hidden: usize,
-    /// Name in the registry.
-    #[arg(long)]
-    pub(crate) name: String,
-    /// What is predicted, for the catalogue.
-    #[arg(long, default_value = "measured value")]
-    pub(crate) endpoint: String,
-    /// Its unit.
-    #[arg(long, default_value = "")]
-    pub(crate) unit: String,
-    /// One line for the catalogue.
-    #[arg(long, default_value = "")]
-    pub(crate) description: String,
-    /// Seed of the run.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Most passes over the data.
-    #[arg(long, default_value_t = chemxor_nets::TrainConfig::default().epochs)]
-    pub(crate) epochs: usize,
-    /// Networks that are averaged, each stopped by another fold; they run as one wider network.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) ensemble: usize,
-    /// b: bits of a hidden pre-activation.
-    #[arg(long, default_value_t = 6)]
-    pub(crate) activation_bits: u8,
-    /// B: bits of the released prediction.
-    #[arg(long, default_value_t = 12)]
-    pub(crate) output_bits: u8,
-    /// Part of the molecules that is held out.
-    #[arg(long, default_value_t = 0.2)]
-    pub(crate) test_fraction: f64,
-    /// Bundle to write.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// CSV to write with the held-out molecules and their plain predictions.
-    #[arg(long, value_name = "CSV")]
-    pub(crate) holdout: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

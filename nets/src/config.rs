@@ -1,37 +1,80 @@
 //! What is trained and how. Defaults train a model on a thousand molecules within seconds.
 
+use std::path::PathBuf;
+
+use chemxor_fhe::network::activation::Activation;
+use serde::{Deserialize, Serialize};
+
 use crate::error::NetsError;
 
-/// Which network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ModelKind {
     /// Ridge regression, or logistic regression for classes. One round when encrypted.
     Linear,
-    /// One hidden layer with ReLU. Two rounds when encrypted.
-    Mlp {
-        /// Neurons of the hidden layer.
-        hidden: usize,
-    },
+    /// Hidden layers, fully connected. A round more than there are hidden layers.
+    Mlp,
+    /// Convolution 1→32 (3x3, stride 3) and three dense layers on a 32x32 image. Three rounds.
+    OlindaZero,
+    /// Convolutions 1→32 (stride 3), 32→32 and four dense layers. Five rounds.
+    Olinda,
+    /// Convolutions 1→32 (stride 3), 32→32, 32→64, 64→64 and four dense layers. Seven rounds.
+    OlindaOne,
 }
 
 impl ModelKind {
-    /// The short name: `linear` or `mlp`.
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Linear,
+        Self::Mlp,
+        Self::OlindaZero,
+        Self::Olinda,
+        Self::OlindaOne,
+    ];
+
+    /// The short name, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
-            Self::Mlp { .. } => "mlp",
+            Self::Mlp => "mlp",
+            Self::OlindaZero => "olinda-zero",
+            Self::Olinda => "olinda",
+            Self::OlindaOne => "olinda-one",
         }
     }
 }
 
+/// How the step size changes over a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Not at all; early stopping ends the training.
+    Constant,
+    /// Rises over the first twentieth of the epochs, then falls along a cosine to 0
+    /// (Loshchilov and Hutter 2017).
+    Cosine,
+}
+
+/// Weights of the classes in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassWeights {
+    /// Every molecule counts the same.
+    Equal,
+    /// Every class counts the same.
+    Balanced,
+}
+
 /// Everything that a training run depends on besides the data set, which brings the task and the
-/// featuriser.
-#[derive(Debug, Clone, PartialEq)]
+/// featuriser. Every field can be set in a TOML file under its own name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TrainConfig {
     /// Name in the registry: `a-z 0-9 - _ .`.
     pub name: String,
-    /// Which network.
+    /// Which model.
     pub kind: ModelKind,
     /// What is predicted, e.g. "aqueous solubility".
     pub endpoint: String,
@@ -41,24 +84,48 @@ pub struct TrainConfig {
     pub description: String,
     /// Seed of split, initialisation, order and simulated rounding. Public: it is in the manifest.
     pub seed: u64,
-    /// Most passes over the data; early stopping usually ends before (MLP).
+    /// Neurons of each hidden layer (MLP).
+    pub hidden: Vec<usize>,
+    /// Of the hidden layers (MLP). The Olinda nets have ChemXor's polynomial.
+    pub activation: Activation,
+    /// Most passes over the data; early stopping usually ends before (networks).
     pub epochs: usize,
-    /// Step size of AdamW (MLP).
+    /// Epochs without a better validation loss that end a training (networks).
+    pub patience: usize,
+    /// Molecules of one gradient step (networks).
+    pub batch: usize,
+    /// Step size of AdamW (networks).
     pub learning_rate: f64,
-    /// Decoupled weight decay of AdamW (MLP). The linear model finds its penalty itself.
+    /// How it changes (networks).
+    pub schedule: Schedule,
+    /// Decoupled weight decay of AdamW (networks). The linear model finds its penalty itself.
     pub weight_decay: f64,
+    /// Part of the hidden neurons left out of each gradient step, 0 to below 1 (networks).
+    pub dropout: f64,
+    /// Classes in the loss.
+    pub class_weights: ClassWeights,
+    /// Part of each class label spread over the classes, 0 to below 0.5: a brake on memorising
+    /// (networks).
+    pub label_smoothing: f64,
     /// Networks, each stopped by another fold, averaged by folding them into one wider network; 1
     /// trains a single one (MLP).
     pub ensemble: usize,
-    /// b: bits to which hidden pre-activations are rounded, 3 to 8 (MLP).
-    pub activation_bits: u8,
+    /// b: bits to which hidden pre-activations are rounded, 3 to 8 (networks). Without it the
+    /// cheapest for each layer is searched that loses at most `precision_loss`.
+    pub activation_bits: Option<u8>,
+    /// Largest relative loss of the validation figure that the search for precisions accepts.
+    pub precision_loss: f64,
     /// B: bits of the released prediction, 8 to 16.
     pub output_bits: u8,
     /// Part of the molecules that is held out, between 0 and 1.
     pub test_fraction: f64,
     /// Holds one fold out instead of that part: for cross-validation, where all folds of a seed
     /// together are the data set.
+    #[serde(skip)]
     pub fold: Option<Fold>,
+    /// Folder for the state after each epoch and the three best networks. A training that finds
+    /// its own state there goes on from it (networks).
+    pub checkpoints: Option<PathBuf>,
 }
 
 /// One fold of a cross-validation.
@@ -74,110 +141,185 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             name: "model".to_owned(),
-            kind: ModelKind::Mlp { hidden: 64 },
+            kind: ModelKind::Mlp,
             endpoint: "measured value".to_owned(),
             unit: String::new(),
             description: String::new(),
             seed: 1,
+            hidden: vec![64],
+            activation: Activation::Relu,
             epochs: 120,
+            patience: 15,
+            batch: 32,
             learning_rate: 3e-3,
+            schedule: Schedule::Constant,
             weight_decay: 2.0,
+            dropout: 0.0,
+            class_weights: ClassWeights::Equal,
+            label_smoothing: 0.0,
             ensemble: 1,
-            activation_bits: 6,
+            activation_bits: None,
+            precision_loss: 0.01,
             output_bits: 12,
             test_fraction: 0.2,
             fold: None,
+            checkpoints: None,
         }
     }
 }
 
 impl TrainConfig {
+    /// Settings that serve a kind without tuning.
+    pub fn preset(kind: ModelKind) -> Self {
+        let base = Self {
+            kind,
+            ..Self::default()
+        };
+        match kind {
+            ModelKind::Linear | ModelKind::Mlp => base,
+            ModelKind::OlindaZero | ModelKind::Olinda | ModelKind::OlindaOne => Self {
+                epochs: 40,
+                patience: 8,
+                learning_rate: 1e-3,
+                weight_decay: 0.1,
+                ..base
+            },
+        }
+    }
+
+    /// b that training simulates.
+    pub(crate) fn trained_bits(&self) -> u8 {
+        self.activation_bits.unwrap_or(6)
+    }
+
     /// Refuses what cannot work, before any time is spent.
     pub(crate) fn check(&self) -> Result<(), NetsError> {
-        if let Some(fold) = self.fold
-            && !((2..=20).contains(&fold.of) && fold.index < fold.of)
-        {
-            return Err(NetsError::Config {
-                what: "fold",
-                value: format!("{} of {}", fold.index, fold.of),
-                allowed: "an index below 2 to 20 folds",
-            });
+        if let Some(fold) = self.fold {
+            let holds = (2..=20).contains(&fold.of) && fold.index < fold.of;
+            let shown = format!("{} of {}", fold.index, fold.of);
+            require(holds, "the fold", shown, "an index below 2 to 20 folds")?;
         }
-        let require = |holds: bool, what, value: String, allowed| {
-            if holds {
-                Ok(())
-            } else {
-                Err(NetsError::Config {
-                    what,
-                    value,
-                    allowed,
-                })
-            }
+        self.check_shape()?;
+        let within = |value: f64, low: f64, high: f64| value >= low && value < high;
+        let number = |holds: bool, what, value: f64, allowed| {
+            require(holds, what, value.to_string(), allowed)
         };
-        let show = |value: f64| format!("{value}");
-        if let ModelKind::Mlp { hidden } = self.kind {
-            let fits = (1..=1024).contains(&hidden);
+        let count = |value: usize, most: usize, what, allowed| {
             require(
-                fits,
-                "the number of hidden neurons",
-                hidden.to_string(),
-                "1 to 1024",
+                (1..=most).contains(&value),
+                what,
+                value.to_string(),
+                allowed,
+            )
+        };
+        if let Some(b) = self.activation_bits {
+            let holds = (3..=8).contains(&b);
+            require(
+                holds,
+                "the activation precision",
+                b.to_string(),
+                "3 to 8 bits",
             )?;
         }
+        let big = self.output_bits;
+        let holds = (8..=16).contains(&big);
+        require(
+            holds,
+            "the output precision",
+            big.to_string(),
+            "8 to 16 bits",
+        )?;
+        count(self.epochs, 100_000, "the number of epochs", "1 to 100000")?;
+        count(self.patience, 100_000, "the patience", "1 to 100000 epochs")?;
+        count(self.batch, 4096, "the batch", "1 to 4096 molecules")?;
+        let fraction = self.test_fraction;
+        let holds = fraction > 0.0 && fraction <= 0.9;
+        number(holds, "the test fraction", fraction, "above 0, at most 0.9")?;
+        let rate = self.learning_rate;
+        number(
+            rate > 0.0 && rate <= 1.0,
+            "the learning rate",
+            rate,
+            "above 0, at most 1",
+        )?;
+        let decay = self.weight_decay;
+        let allowed = "0 or more, below 1 / learning rate";
+        number(
+            within(decay * rate, 0.0, 1.0),
+            "the weight decay",
+            decay,
+            allowed,
+        )?;
+        let dropout = self.dropout;
+        number(
+            within(dropout, 0.0, 1.0),
+            "the dropout",
+            dropout,
+            "0 to below 1",
+        )?;
+        let smoothing = self.label_smoothing;
+        let allowed = "0 to below 0.5";
+        number(
+            within(smoothing, 0.0, 0.5),
+            "the label smoothing",
+            smoothing,
+            allowed,
+        )?;
+        let loss = self.precision_loss;
+        let holds = loss > 0.0 && loss <= 1.0;
+        number(
+            holds,
+            "the accepted loss of precision",
+            loss,
+            "above 0, at most 1",
+        )
+    }
+
+    fn check_shape(&self) -> Result<(), NetsError> {
         require(
             (1..=10).contains(&self.ensemble),
             "the number of networks in the ensemble",
             self.ensemble.to_string(),
             "1 to 10",
         )?;
-        if let ModelKind::Mlp { hidden } = self.kind {
+        if self.kind != ModelKind::Mlp {
+            let shown = self.ensemble.to_string();
+            let what = "the number of networks in the ensemble";
+            return require(self.ensemble == 1, what, shown, "1 for this kind of model");
+        }
+        let shown = format!("{:?}", self.hidden);
+        require(
+            (1..=8).contains(&self.hidden.len()),
+            "the list of hidden layers",
+            shown,
+            "1 to 8 layers",
+        )?;
+        for width in &self.hidden {
+            let all = width.saturating_mul(self.ensemble);
             require(
-                hidden * self.ensemble <= 1024,
-                "the number of hidden neurons of the whole ensemble",
-                (hidden * self.ensemble).to_string(),
-                "at most 1024",
+                (1..=1024).contains(width) && all <= 1024,
+                "the number of hidden neurons of a layer, over the whole ensemble",
+                all.to_string(),
+                "1 to 1024",
             )?;
         }
-        let (b, big) = (self.activation_bits, self.output_bits);
-        require(
-            (3..=8).contains(&b),
-            "the activation precision",
-            b.to_string(),
-            "3 to 8 bits",
-        )?;
-        require(
-            (8..=16).contains(&big),
-            "the output precision",
-            big.to_string(),
-            "8 to 16 bits",
-        )?;
-        let epochs = (1..=100_000).contains(&self.epochs);
-        require(
-            epochs,
-            "the number of epochs",
-            self.epochs.to_string(),
-            "1 to 100000",
-        )?;
-        let fraction = self.test_fraction > 0.0 && self.test_fraction <= 0.9;
-        require(
-            fraction,
-            "the test fraction",
-            show(self.test_fraction),
-            "above 0, at most 0.9",
-        )?;
-        let rate = self.learning_rate > 0.0 && self.learning_rate <= 1.0;
-        require(
-            rate,
-            "the learning rate",
-            show(self.learning_rate),
-            "above 0, at most 1",
-        )?;
-        let decay = self.weight_decay >= 0.0 && self.weight_decay * self.learning_rate < 1.0;
-        require(
-            decay,
-            "the weight decay",
-            show(self.weight_decay),
-            "0 or more, below 1 / learning rate",
-        )
+        Ok(())
+    }
+}
+
+fn require(
+    holds: bool,
+    what: &'static str,
+    value: String,
+    allowed: &'static str,
+) -> Result<(), NetsError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(NetsError::Config {
+            what,
+            value,
+            allowed,
+        })
     }
 }

@@ -82,13 +82,13 @@ pub enum NetsError {
     },
     /// A classification with too few rows of a class.
     #[error(
-        "{name} has {got} rows of class {class}, training needs at least {least} of each class; add such rows or choose another target column"
+        "{name} has {got} rows of {class}, training needs at least {least} of each class; add such rows or choose another target column"
     )]
     OneClass {
         /// The file.
         name: String,
-        /// 0 or 1.
-        class: u8,
+        /// Which, e.g. "class 0".
+        class: String,
         /// How many there are.
         got: usize,
         /// How many are needed.
@@ -120,6 +120,19 @@ pub enum NetsError {
         /// The one that was too large.
         learning_rate: f64,
     },
+    /// A saved state of a training cannot be written, read or taken up.
+    #[error(
+        "the checkpoint {path} cannot be used: {reason}; give another folder or remove it", path = .path.display()
+    )]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The network could not be quantised.
+    #[error(transparent)]
+    Quantise(#[from] chemxor_fhe::network::float::QuantiseError),
     /// Weights of sizes too different for integers of 16 bits.
     #[error(
         "the weights differ too much in size to become integers; train with more weight decay or a smaller learning rate"

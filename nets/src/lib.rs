@@ -3,8 +3,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `dataset`, `split` | a CSV with every bad row accounted for; seeded split |
-//! | `linear`, `mlp` | float models: ridge and logistic regression, one hidden layer |
-//! | `quantise` | from a float model to the integers of chemxor-fhe and a planned step graph |
+//! | `linear`, `net` | ridge and logistic regression; fully connected and convolutional networks |
+//! | `model` | the float model, and from it the integers of chemxor-fhe and a planned step graph |
 //! | `twin` | evaluation of those integers in clear |
 //! | `metrics` | figures of merit with bootstrap intervals |
 //! | `train` | all of it in order, up to the bundle and the report |
@@ -22,21 +22,21 @@ mod error;
 mod linear;
 mod matrix;
 mod metrics;
-mod mlp;
 mod model;
-mod quantise;
+mod net;
 mod report;
 mod split;
 mod train;
 mod twin;
 
-pub use config::{Fold, ModelKind, TrainConfig};
+pub use config::{ClassWeights, Fold, ModelKind, Schedule, TrainConfig};
 pub use dataset::{BadRow, Dataset, ReadOptions, Row};
 pub use error::NetsError;
 pub use metrics::{
-    Bootstrap, Figure, Interval, brier, expected_calibration_error, figures, mae, mcc, metric_name,
-    pr_auc, probability, r2, rmse, roc_auc, spearman,
+    Bootstrap, Figure, Interval, accuracy, balanced_accuracy, brier, expected_calibration_error,
+    figures, higher_is_better, mae, mcc, metric, metric_name, pr_auc, probability, r2, rmse,
+    roc_auc, spearman,
 };
-pub use report::{HeldOut, PlanRow, Progress, TrainReport};
+pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
 pub use train::{Trained, train};
 pub use twin::predict_twin;

@@ -42,6 +42,15 @@ impl ActiveColumns {
         }
     }
 
+    /// Every feature.
+    pub(crate) fn all(size: usize) -> Self {
+        let features: Vec<u32> = (0u32..).take(size).collect();
+        Self {
+            column_of: features.clone(),
+            features,
+        }
+    }
+
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.features.len()

@@ -1,65 +1,104 @@
-//! The trained float model, in the units of the endpoint and over all features.
+//! The trained model in floating point, in the units of the endpoint and over all features.
 
-use crate::dataset::Row;
+use chemxor_core::Featuriser;
+use chemxor_core::{Expansion, OutputScaling, StepGraph};
+use chemxor_fhe::network::StepWeights;
+use chemxor_fhe::network::activation::Activation;
+use chemxor_fhe::network::float::{FloatLayer, FloatMap, FloatNet, IntegerNet, Precision};
+
+use crate::error::NetsError;
 
 /// Ready to predict, and to be quantised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum FloatModel {
-    /// `w x + c`.
-    Linear { weights: Vec<f64>, intercept: f64 },
-    /// One hidden layer.
-    Mlp(Mlp),
+    /// Linear models and networks.
+    Net(FloatNet),
 }
 
-/// `sum_i w2[i] * relu(w1[i] x + b1[i]) + b2`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Mlp {
-    /// For each neuron, the weights of all features.
-    pub(crate) w1: Vec<Vec<f64>>,
-    pub(crate) b1: Vec<f64>,
-    pub(crate) w2: Vec<f64>,
-    pub(crate) b2: f64,
-}
-
-fn dot(weights: &[f64], row: &Row) -> f64 {
-    row.features
-        .iter()
-        .map(|(index, x)| weights[*index as usize] * f64::from(*x))
-        .sum()
-}
-
-impl Mlp {
-    /// Pre-activations without their biases.
-    pub(crate) fn sums(&self, row: &Row) -> Vec<f64> {
-        self.w1.iter().map(|weights| dot(weights, row)).collect()
-    }
-
-    /// The output without its bias, from [`Self::sums`].
-    pub(crate) fn unbiased(&self, sums: &[f64]) -> f64 {
-        let neuron = |((z, b), w): ((&f64, &f64), &f64)| w * (z + b).max(0.0);
-        sums.iter().zip(&self.b1).zip(&self.w2).map(neuron).sum()
-    }
+/// Integers, plan and scaling.
+#[derive(Debug, Clone)]
+pub(crate) struct Quantised {
+    pub(crate) weights: Vec<StepWeights>,
+    pub(crate) graph: StepGraph,
+    pub(crate) outputs: Vec<OutputScaling>,
+    /// Ranges of the pre-activations; empty where nothing can wrap.
+    net: Option<IntegerNet>,
 }
 
 impl FloatModel {
-    /// The output without its bias: what the integers compute.
-    pub(crate) fn unbiased(&self, row: &Row) -> f64 {
+    /// `w x + c` for each output.
+    pub(crate) fn linear(
+        featuriser: &Featuriser,
+        weights: &[Vec<f64>],
+        intercepts: Vec<f64>,
+    ) -> Self {
+        Self::Net(FloatNet {
+            expansion: Expansion::None,
+            input_bits: (u16::BITS - featuriser.max_value().leading_zeros()).max(1) as u8,
+            layers: vec![FloatLayer {
+                map: FloatMap::Dense(weights.concat()),
+                biases: intercepts,
+                activation: Activation::Identity,
+            }],
+        })
+    }
+
+    /// Values, or log-odds, or scores of the classes.
+    pub(crate) fn predict(&self, features: &[u16]) -> Vec<f64> {
         match self {
-            Self::Linear { weights, .. } => dot(weights, row),
-            Self::Mlp(mlp) => mlp.unbiased(&mlp.sums(row)),
+            Self::Net(net) => net.evaluate(features),
         }
     }
 
-    /// The bias of the output.
-    pub(crate) fn bias(&self) -> f64 {
+    /// Hidden layers whose precision can be chosen.
+    pub(crate) fn hidden_steps(&self) -> usize {
         match self {
-            Self::Linear { intercept, .. } => *intercept,
-            Self::Mlp(mlp) => mlp.b2,
+            Self::Net(net) => net.layers.len().saturating_sub(1),
         }
     }
 
-    /// Value, or log-odds of class 1.
-    pub(crate) fn predict(&self, row: &Row) -> f64 {
-        self.unbiased(row) + self.bias()
+    /// Integers, with ranges calibrated on these molecules; `bits` are those of the hidden steps.
+    pub(crate) fn quantise(
+        &self,
+        calibration: &[Vec<u16>],
+        bits: &[u8],
+        output_bits: u8,
+    ) -> Result<Quantised, NetsError> {
+        match self {
+            Self::Net(net) => {
+                let precision = Precision {
+                    activation_bits: bits.to_vec(),
+                    ..Precision::uniform(8, 0, output_bits)
+                };
+                let integers = net.quantise(calibration, &precision)?;
+                Ok(Quantised {
+                    weights: integers.weights.clone(),
+                    graph: integers.graph.clone(),
+                    outputs: integers
+                        .outputs
+                        .iter()
+                        .map(|(scale, offset)| OutputScaling::new(*scale, *offset))
+                        .collect(),
+                    net: Some(integers),
+                })
+            }
+        }
+    }
+
+    /// Whether some pre-activation of the molecule leaves its calibrated range and wraps.
+    pub(crate) fn wraps(&self, quantised: &Quantised, features: &[u16]) -> bool {
+        let (Self::Net(net), Some(integers)) = (self, &quantised.net) else {
+            return false;
+        };
+        net.pre_activations(features)
+            .iter()
+            .zip(&integers.ranges)
+            .any(|(z, ranges)| {
+                let sharing = z.len() / ranges.len().max(1);
+                z.iter().enumerate().any(|(at, z)| {
+                    let range = ranges[at / sharing.max(1)];
+                    (z - range.centre).abs() >= range.half
+                })
+            })
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chemxor_core::{Metrics, RingName};
+use chemxor_fhe::plan::report::PlanReport;
 use serde::Serialize;
 
 use crate::dataset::BadRow;
@@ -33,12 +34,40 @@ pub struct HeldOut {
     pub line: u64,
     /// As written in the file.
     pub smiles: String,
-    /// Measured value or class.
-    pub measured: f64,
-    /// Of the float model: value, or log-odds of class 1.
-    pub float_prediction: f64,
+    /// For each target column the measured value or class, NaN where it is missing.
+    pub measured: Vec<f64>,
+    /// Of the float model, for each output: value, log-odds of class 1, or score of the class.
+    pub float_prediction: Vec<f64>,
     /// Of the integers, rounded as the protocol rounds.
-    pub twin_prediction: f64,
+    pub twin_prediction: Vec<f64>,
+}
+
+/// Losses of each epoch of one network.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// On what is learned from, with simulated rounding.
+    pub train: Vec<f64>,
+    /// On the validation part.
+    pub validation: Vec<f64>,
+}
+
+/// A precision that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SweepRow {
+    /// b of each hidden step.
+    pub bits: Vec<u8>,
+    /// Figure of the float model on the validation part.
+    pub float: f64,
+    /// Mean figure of the integers over simulated runs.
+    pub twin: f64,
+    /// Relative loss of the worst of these runs.
+    pub loss: f64,
+    /// Estimated time of all steps on one thread and of the bytes, in ms.
+    pub cost: f64,
+    /// Bytes up and down.
+    pub bytes: usize,
+    /// Whether the bundle has it.
+    pub chosen: bool,
 }
 
 /// Precision and plan of one step.
@@ -55,9 +84,9 @@ pub struct PlanRow {
 }
 
 /// Summary of a training run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TrainReport {
-    /// `linear` or `mlp`.
+    /// Name of the kind of model.
     pub kind: &'static str,
     /// Usable rows of the file.
     pub rows: usize,
@@ -79,6 +108,8 @@ pub struct TrainReport {
     pub penalty: Option<f64>,
     /// Validation loss of each epoch or penalty.
     pub validation_losses: Vec<f64>,
+    /// Learning curves, one for each network.
+    pub curves: Vec<Curve>,
     /// Held-out quality of the float model and of the twin.
     pub metrics: Metrics,
     /// Every figure of the float model on the held-out rows, with 95 % bootstrap intervals.
@@ -91,8 +122,12 @@ pub struct TrainReport {
     pub twin_largest_difference: f64,
     /// Held-out molecules with a pre-activation outside the calibrated range, where it wraps.
     pub outside_range: usize,
+    /// Precisions that were tried; empty where one was asked for or none can be chosen.
+    pub sweep: Vec<SweepRow>,
     /// Each step.
     pub plan: Vec<PlanRow>,
+    /// What an encrypted query costs.
+    pub costs: PlanReport,
     /// Size of the bundle in bytes.
     pub bundle_bytes: usize,
     /// Time of training and quantisation.

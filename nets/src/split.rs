@@ -25,6 +25,9 @@ pub(crate) fn generator(seed: u64, purpose: u64) -> ChaCha20Rng {
     rng
 }
 
+/// Number of the class of rows without one; there are at most 64 others.
+const MISSING: usize = 64;
+
 /// Keeps about `fraction` of `rows[of]` aside.
 pub(crate) fn split(
     rows: &[Row],
@@ -46,15 +49,23 @@ pub(crate) fn split(
     order.shuffle(rng);
     let class = |smiles: &str| match task {
         Task::Regression => 0,
-        Task::Binary | Task::Multiclass => usize::from(rows[groups[smiles][0]].target > 0.5),
+        // several targets: in proportion to the first; a missing one is a class of its own
+        Task::Binary | Task::Multiclass => {
+            let target = rows[groups[smiles][0]].target();
+            if target.is_nan() {
+                MISSING
+            } else {
+                target as usize
+            }
+        }
     };
-    let mut size = [0usize; 2];
+    let mut size = [0usize; MISSING + 1];
     for smiles in &order {
         size[class(smiles)] += groups[smiles].len();
     }
     let wanted =
         size.map(|n| ((n as f64 * fraction).round() as usize).clamp(usize::from(n > 1), n));
-    let mut taken = [0usize; 2];
+    let mut taken = [0usize; MISSING + 1];
     let (mut rest, mut aside) = (Vec::new(), Vec::new());
     for smiles in order {
         let class = class(smiles);
@@ -107,7 +118,7 @@ mod tests {
             .map(|i| Row {
                 line: i,
                 smiles: format!("m{}", i / 2),
-                target: f64::from(u8::from(i % 10 == 0 || i % 10 == 1)),
+                targets: vec![f64::from(u8::from(i % 10 == 0 || i % 10 == 1))],
                 features: Vec::new(),
             })
             .collect()
@@ -122,7 +133,7 @@ mod tests {
         let Split { rest, aside } = make(5);
         assert_eq!((rest.len(), aside.len()), (80, 20));
         assert_eq!(
-            aside.iter().filter(|i| rows[**i].target > 0.5).count(),
+            aside.iter().filter(|i| rows[**i].target() > 0.5).count(),
             4,
             "in proportion"
         );

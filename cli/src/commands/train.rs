@@ -1,57 +1,21 @@
 //! `train`: CSV to bundle.
 
-use anyhow::{Context, Result, bail};
-use chemxor_chem::{FEATURISER_NAMES, named};
-use chemxor_core::Task;
-use chemxor_nets::{Dataset, ModelKind, ReadOptions, TrainConfig, Trained};
+use anyhow::{Context, Result};
+use chemxor_nets::{Dataset, Trained};
 use serde_json::json;
 
-use crate::args::{Format, Kind, TaskArg, TrainArgs};
+use crate::args::{Format, TrainArgs};
 use crate::output::{self, Bar};
 
 pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
-    let Some(featuriser) = named(&args.featuriser) else {
-        bail!(
-            "no featuriser is called {:?}; there are {}",
-            args.featuriser,
-            FEATURISER_NAMES.join(", ")
-        );
-    };
-    let options = ReadOptions {
-        featuriser,
-        smiles_column: args.smiles_column.clone(),
-        target_column: args.target_column.clone(),
-        task: match args.task {
-            TaskArg::Regression => Task::Regression,
-            TaskArg::Binary => Task::Binary,
-        },
-    };
-    let dataset = Dataset::read_csv(&args.input, &options)?;
+    let config = args.settings.resolve()?;
+    let dataset = Dataset::read_csv(&args.data.input, &args.data.read_options()?)?;
     for row in dataset.bad_rows().iter().take(20) {
         eprintln!("line {} is left out: {}", row.line, row.reason);
     }
-    let config = TrainConfig {
-        name: args.name.clone(),
-        kind: match args.model {
-            Kind::Mlp => ModelKind::Mlp {
-                hidden: args.hidden,
-            },
-            Kind::Linear => ModelKind::Linear,
-        },
-        endpoint: args.endpoint.clone(),
-        unit: args.unit.clone(),
-        description: args.description.clone(),
-        seed: args.seed,
-        epochs: args.epochs,
-        ensemble: args.ensemble,
-        activation_bits: args.activation_bits,
-        output_bits: args.output_bits,
-        test_fraction: args.test_fraction,
-        ..TrainConfig::default()
-    };
     let mut bar = Bar::new(
         "train",
-        Some(args.epochs.saturating_mul(args.ensemble) as u64),
+        Some(config.epochs.saturating_mul(config.ensemble) as u64),
         false,
     );
     let trained = chemxor_nets::train(&dataset, &config, &mut |progress| {
@@ -64,7 +28,7 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
     std::fs::write(&args.output, trained.bundle.to_bytes())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(path) = &args.holdout {
-        write_holdout(path, &trained)
+        write_holdout(path, &trained, dataset.outputs())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let report = &trained.report;
@@ -93,10 +57,23 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
         for figure in &report.twin_figures {
             let at = figure.interval;
             println!(
-                "           {:8} {:.3}, 95 % interval {:.3} to {:.3} (integers)",
-                figure.name, at.value, at.low, at.high
+                "           {:8} {:.3}, 95 % interval {:.3} to {:.3} (integers) {}",
+                figure.name, at.value, at.low, at.high, figure.output
             );
         }
+        for row in report.sweep.iter().filter(|row| row.chosen) {
+            println!(
+                "precision  {:?} bits in the hidden layers, the validation figure loses {:.2} %",
+                row.bits,
+                100.0 * row.loss
+            );
+        }
+        println!(
+            "cost       {} rounds, {} bytes up and {} down a molecule",
+            report.costs.steps.len(),
+            report.costs.bytes_up,
+            report.costs.bytes_down
+        );
         println!(
             "leakage    at most {} bits about the weights a query",
             trained.bundle.manifest().leakage_bits_per_query
@@ -105,17 +82,38 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
     })
 }
 
-fn write_holdout(path: &std::path::Path, trained: &Trained) -> Result<()> {
+/// Columns `measured`, `plain` and `twin`; of several outputs each with `:NAME`.
+fn write_holdout(path: &std::path::Path, trained: &Trained, outputs: &[String]) -> Result<()> {
     let mut writer = csv::Writer::from_path(path)?;
-    writer.write_record(["line", "smiles", "measured", "plain", "twin"])?;
+    let several = outputs.len() > 1;
+    let targets = trained.held_out.first().map_or(1, |row| row.measured.len());
+    let mut header = vec!["line".to_owned(), "smiles".to_owned()];
+    for (column, count) in [
+        ("measured", targets),
+        ("plain", outputs.len()),
+        ("twin", outputs.len()),
+    ] {
+        for output in outputs.iter().take(count) {
+            header.push(if several && count > 1 {
+                format!("{column}:{output}")
+            } else {
+                column.to_owned()
+            });
+        }
+    }
+    writer.write_record(&header)?;
     for row in &trained.held_out {
-        writer.write_record([
-            row.line.to_string(),
-            row.smiles.clone(),
-            row.measured.to_string(),
-            row.float_prediction.to_string(),
-            row.twin_prediction.to_string(),
-        ])?;
+        let values = [&row.measured, &row.float_prediction, &row.twin_prediction];
+        let text = |value: &f64| {
+            if value.is_nan() {
+                String::new()
+            } else {
+                value.to_string()
+            }
+        };
+        let fields = values.into_iter().flatten().map(text);
+        let first = [row.line.to_string(), row.smiles.clone()];
+        writer.write_record(first.into_iter().chain(fields))?;
     }
     Ok(writer.flush()?)
 }

@@ -5,6 +5,7 @@ use chemxor_core::{Expansion, StepGraph, StepSpec};
 use serde::Serialize;
 
 use super::budget::{TOLERANCE, allowed_error, errors, tail_log2};
+use super::cost::cost;
 use super::{LayerDemand, PlanError};
 use crate::network::StepWeights;
 use crate::ring::security_bits;
@@ -23,6 +24,9 @@ pub struct PlanReport {
     pub public_key_bytes: usize,
     /// Bits that one query releases about the weights, at most.
     pub leakage_bits_per_query: u64,
+    /// Time of client and server on one thread, and of the bytes at 400 Mbit/s, by the planner's
+    /// model: a guide for comparisons, not a measurement. In ms.
+    pub estimated_ms: f64,
 }
 
 /// The plan of one step. Errors are log2 of standard deviations in fractions of the torus.
@@ -62,6 +66,8 @@ pub struct StepReport {
     pub allowed: f64,
     /// log2 of the probability that an output is wrong beyond the carry.
     pub failure: f64,
+    /// Time by the planner's model, in ms.
+    pub estimated_ms: f64,
 }
 
 impl PlanReport {
@@ -107,6 +113,7 @@ impl PlanReport {
             bytes_down: steps.iter().map(|step| step.bytes[1]).sum(),
             public_key_bytes: public_keys_bytes(&graph.rings()),
             leakage_bits_per_query: graph.leakage_bits_per_query(),
+            estimated_ms: steps.iter().map(|step| step.estimated_ms).sum(),
             steps,
         })
     }
@@ -142,6 +149,7 @@ impl StepReport {
             switch: switch.log2(),
             allowed: allowed_error(spec.output_bits, layer.tolerance).log2(),
             failure: tail_log2(noise.hypot(switch), bucket * margin),
+            estimated_ms: cost(ring, spec, layout, layer.entries) / 1e3,
         }
     }
 }

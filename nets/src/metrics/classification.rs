@@ -76,6 +76,23 @@ pub fn probability(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
 }
 
+/// Part of the rows whose class was guessed, classes by number; NaN without rows.
+pub fn accuracy(classes: &[f64], guesses: &[f64]) -> f64 {
+    let right = classes.iter().zip(guesses).filter(|(a, b)| a == b).count();
+    right as f64 / classes.len() as f64
+}
+
+/// Mean over the classes that occur of the part of each that was guessed; NaN without rows.
+pub fn balanced_accuracy(classes: &[f64], guesses: &[f64]) -> f64 {
+    let mut own = std::collections::BTreeMap::<u64, (f64, f64)>::new();
+    for (class, guess) in classes.iter().zip(guesses) {
+        let (right, all) = own.entry(class.to_bits()).or_default();
+        *all += 1.0;
+        *right += f64::from(u8::from(class == guess));
+    }
+    own.values().map(|(right, all)| right / all).sum::<f64>() / own.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
