@@ -43,6 +43,9 @@ pub enum ClientError {
     /// Sealing for the workers.
     #[error(transparent)]
     Sealing(#[from] chemxor_fhe::sealing::SealingError),
+    /// A plan that cannot be.
+    #[error(transparent)]
+    Wire(#[from] chemxor_fhe::wire::WireError),
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] chemxor_core::ManifestError),

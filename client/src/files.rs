@@ -1,6 +1,6 @@
 //! Files with secrets: written with owner-only permissions, refused when others may read them.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -39,9 +39,25 @@ pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
         .map_err(|error| refuse(path, error))
 }
 
+/// Writes a file that only its owner may read, in place of an older one: complete or not at all.
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    match std::fs::remove_file(new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(refuse(new, error));
+        }
+        _ => {}
+    }
+    create_secret(new, bytes)?;
+    std::fs::rename(new, path).map_err(|error| refuse(path, error))
+}
+
 /// Reads a secret file of at most `limit` bytes, after checking that only its owner may read it.
 pub fn read_secret(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-    let metadata = std::fs::metadata(path).map_err(|error| refuse(path, error))?;
+    let mut file = std::fs::File::open(path).map_err(|error| refuse(path, error))?;
+    let metadata = file.metadata().map_err(|error| refuse(path, error))?;
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(refuse(path, "is readable by others; run `chmod 600` on it"));
     }
@@ -51,9 +67,10 @@ pub fn read_secret(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, Client
             format!("is larger than {limit} bytes, so it is no key"),
         ));
     }
-    std::fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|error| refuse(path, error))
+    let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize));
+    file.read_to_end(&mut bytes)
+        .map_err(|error| refuse(path, error))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

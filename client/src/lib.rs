@@ -2,9 +2,11 @@
 //!
 //! | module | for whom |
 //! |---|---|
-//! | [`keyring`] | the lab: secret keys at rest |
+//! | [`keyring`] | lab and publisher: secret keys at rest, rotation |
 //! | [`session`], [`predictor`] | the lab: encrypted queries, one stream, many in flight, failover |
-//! | [`batch`] | the lab: CSV in, CSV out, same rows in the same order |
+//! | [`interpret`] | the lab: values with unit, probabilities with class |
+//! | [`batch`] | the lab: table in, table out, same rows in the same order, resumable |
+//! | [`estimate`] | the lab: what a run will take |
 //! | [`publish`], [`catalog`] | publisher, reviewer, administrator |
 //!
 //! Invariant: molecule, features and secret keys never leave the process; what goes out is
@@ -15,7 +17,9 @@
 pub mod batch;
 pub mod catalog;
 mod error;
+pub mod estimate;
 pub mod files;
+pub mod interpret;
 pub mod keyring;
 pub mod predictor;
 pub mod publish;

@@ -1,13 +1,18 @@
-//! SMILES in, prediction out: featurises, keeps a session open, opens a new one when it broke, and
-//! asks again what may be asked again.
+//! SMILES in, prediction out: featurises, keeps a session open, opens a new one when it broke or
+//! when the key is replaced, and asks again what may be asked again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chemxor_core::{Manifest, VersionId};
-use chemxor_fhe::client::ClientKey;
-use tokio::sync::Mutex;
+use futures::{Stream, StreamExt};
+use tokio::sync::{Mutex, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 
+use crate::batch::Oracle;
+use crate::interpret::{Output, interpret};
+use crate::keyring::Keys;
 use crate::session::{Prediction, Session};
 use crate::{Access, ClientError};
 
@@ -29,14 +34,41 @@ impl Default for Patience {
     }
 }
 
+/// What a stream of predictions says, in the order in which it happens.
+#[derive(Debug)]
+pub enum Event {
+    /// A round of a molecule is done.
+    Round {
+        /// Place of the molecule in the input, from 0.
+        index: u64,
+        /// Rounds done.
+        done: u32,
+        /// Rounds that the model takes.
+        of: u32,
+    },
+    /// A molecule is done.
+    Done {
+        /// Its place in the input, from 0.
+        index: u64,
+        /// Its prediction, or why there is none.
+        outcome: Result<Prediction, ClientError>,
+    },
+}
+
+/// A session and the number of the key that it was opened with.
+struct Open {
+    session: Arc<Session>,
+    key: u64,
+}
+
 /// Predicts with one version of one model.
 pub struct Predictor {
     access: Access,
     version: VersionId,
     manifest: Arc<Manifest>,
-    key: Arc<ClientKey>,
+    keys: Keys,
     patience: Patience,
-    session: Mutex<Option<Arc<Session>>>,
+    open: Mutex<Option<Open>>,
 }
 
 impl Predictor {
@@ -45,16 +77,16 @@ impl Predictor {
         access: Access,
         version: VersionId,
         manifest: Arc<Manifest>,
-        key: Arc<ClientKey>,
+        keys: impl Into<Keys>,
         patience: Patience,
     ) -> Self {
         Self {
             access,
             version,
             manifest,
-            key,
+            keys: keys.into(),
             patience,
-            session: Mutex::new(None),
+            open: Mutex::new(None),
         }
     }
 
@@ -63,25 +95,35 @@ impl Predictor {
         &self.manifest
     }
 
+    /// `name@sha256:…`, the version that answers.
+    pub fn model(&self) -> String {
+        format!("{}@{}", self.manifest.name, self.version)
+    }
+
     /// Features of a molecule, as integers; stays in this process.
     pub fn featurise(&self, smiles: &str) -> Result<Vec<u16>, ClientError> {
         Ok(chemxor_chem::featurise(&self.manifest.featuriser, smiles)?)
     }
 
-    /// The open session, or a new one.
+    /// What a prediction means: value, unit, class, probability.
+    pub fn interpret(&self, prediction: &Prediction) -> Vec<Output> {
+        interpret(&self.manifest, prediction)
+    }
+
+    /// The open session, or a new one, for one more query.
     pub async fn session(&self) -> Result<Arc<Session>, ClientError> {
-        let mut slot = self.session.lock().await;
-        if let Some(session) = slot.as_ref().filter(|session| !session.has_ended()) {
-            return Ok(session.clone());
+        let mut slot = self.open.lock().await;
+        let (key, number) = self.keys.take()?;
+        let usable = |open: &&Open| open.key == number && !open.session.has_ended();
+        if let Some(open) = slot.as_ref().filter(usable) {
+            return Ok(open.session.clone());
         }
-        let opened = Session::open(
-            &self.access,
-            self.version,
-            self.manifest.clone(),
-            self.key.clone(),
-        );
+        let opened = Session::open(&self.access, self.version, self.manifest.clone(), key);
         let session = Arc::new(opened.await?);
-        *slot = Some(session.clone());
+        *slot = Some(Open {
+            session: session.clone(),
+            key: number,
+        });
         Ok(session)
     }
 
@@ -93,11 +135,21 @@ impl Predictor {
 
     /// Predicts from features.
     pub async fn predict_features(&self, features: Vec<u16>) -> Result<Prediction, ClientError> {
+        self.predict_observed(features, |_| ()).await
+    }
+
+    /// Predicts from features; `round` hears the number of rounds done, again from 1 when a query
+    /// had to be asked again.
+    pub async fn predict_observed(
+        &self,
+        features: Vec<u16>,
+        mut round: impl FnMut(u32),
+    ) -> Result<Prediction, ClientError> {
         let mut pause = self.patience.pause;
         let mut attempt = 1;
         loop {
             let outcome = match self.session().await {
-                Ok(session) => session.predict(features.clone()).await,
+                Ok(session) => session.predict_observed(features.clone(), &mut round).await,
                 Err(error) => Err(error),
             };
             match outcome {
@@ -110,5 +162,64 @@ impl Predictor {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Predicts a stream of SMILES, `in_flight` at the same time. Events come as they happen, so
+    /// molecules may overtake each other; dropping the stream ends what runs.
+    pub fn stream(
+        self: &Arc<Self>,
+        molecules: impl Stream<Item = String> + Send + 'static,
+        in_flight: usize,
+    ) -> ReceiverStream<Event> {
+        let predictor = self.clone();
+        let numbered = futures::stream::iter(0u64..).zip(molecules);
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        tokio::spawn(async move {
+            let ask =
+                |(index, smiles): (u64, String)| predictor.tell(index, smiles, sender.clone());
+            let mut asked = pin!(numbered.map(ask).buffer_unordered(in_flight.max(1)));
+            tokio::select! {
+                () = sender.closed() => {}
+                () = async { while asked.next().await.is_some() {} } => {}
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    async fn tell(&self, index: u64, smiles: String, events: mpsc::Sender<Event>) {
+        let of = self.manifest.graph.steps().len() as u32;
+        let outcome = match self.featurise(&smiles) {
+            Ok(features) => {
+                let round = |done| {
+                    // a listener that is behind misses rounds, never results
+                    let _ = events.try_send(Event::Round { index, done, of });
+                };
+                self.predict_observed(features, round).await
+            }
+            Err(error) => Err(error),
+        };
+        // nobody listens when the stream was dropped
+        let _ = events.send(Event::Done { index, outcome }).await;
+    }
+}
+
+/// Events that wait for their listener.
+const EVENTS: usize = 256;
+
+impl Oracle for Predictor {
+    fn columns(&self) -> Vec<String> {
+        crate::interpret::columns(&self.manifest)
+    }
+
+    fn featurise(&self, smiles: &str) -> Result<Vec<u16>, ClientError> {
+        Self::featurise(self, smiles)
+    }
+
+    async fn predict(&self, features: Vec<u16>) -> Result<Prediction, ClientError> {
+        self.predict_features(features).await
+    }
+
+    fn fields(&self, prediction: &Prediction) -> Vec<String> {
+        crate::interpret::fields(&self.interpret(prediction))
     }
 }

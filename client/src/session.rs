@@ -168,6 +168,15 @@ impl Session {
 
     /// Evaluates the model on features, encrypted.
     pub async fn predict(&self, features: Vec<u16>) -> Result<Prediction, ClientError> {
+        self.predict_observed(features, |_| ()).await
+    }
+
+    /// The same; `round` hears the number of rounds done.
+    pub async fn predict_observed(
+        &self,
+        features: Vec<u16>,
+        mut round: impl FnMut(u32),
+    ) -> Result<Prediction, ClientError> {
         let started = Instant::now();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut events = self.register(number)?;
@@ -193,6 +202,7 @@ impl Session {
             })
             .await?;
             query = state;
+            round(step + 1);
             match progress? {
                 Progress::Next(next) => message = next,
                 Progress::Done(codes) => {
