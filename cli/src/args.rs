@@ -1,5 +1,7 @@
 //! The command line.
 
+mod lab;
+mod local;
 mod train;
 
 use std::path::PathBuf;
@@ -7,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::train::TrainArgs;
+pub(crate) use lab::*;
+pub(crate) use local::*;
 
 /// Encrypted predictions from private drug-discovery models.
 #[derive(Debug, Parser)]
@@ -15,15 +19,9 @@ pub(crate) struct Args {
     /// Folder with keys and profiles [default: $XDG_DATA_HOME/chemxor, /var/lib/chemxor for root].
     #[arg(long, global = true, env = "CHEMXOR_HOME", value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
-    /// Which platform to talk to: a folder under HOME with a profile.toml.
-    #[arg(
-        long,
-        global = true,
-        env = "CHEMXOR_PROFILE",
-        default_value = "local",
-        value_name = "NAME"
-    )]
-    pub(crate) profile: String,
+    /// Which platform to talk to [default: what `profiles use` chose, else local].
+    #[arg(long, global = true, env = "CHEMXOR_PROFILE", value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// File with a bearer token, instead of the profile's.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -48,7 +46,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make secret keys.
+    /// Make, list, rotate, export and delete secret keys.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Train a model on a CSV and write a bundle.
@@ -88,7 +86,7 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Predict molecules without showing them to anybody.
     #[command(
-        after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv"
+        after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv\n  chemxor query esol --input library.csv --output predictions.csv --resume\n  chemxor query esol --input library.csv --estimate"
     )]
     Query(QueryArgs),
     /// Predict measured molecules encrypted and compare with the measured values.
@@ -96,11 +94,43 @@ pub(crate) enum Command {
         after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24"
     )]
     Evaluate(EvaluateArgs),
-    /// Run everything on this machine: PostgreSQL, registry, gateway and workers, with real TLS.
+    /// Start everything on this machine in the background: PostgreSQL, registry, gateway and
+    /// workers, with real TLS. Running already, it is left as it is.
     #[command(
-        after_help = "Example:\n  chemxor up            # until Ctrl-C; other commands then use the profile `local`"
+        after_help = "Examples:\n  chemxor up                # other commands then use the profile `local`\n  chemxor up --foreground   # until Ctrl-C"
     )]
     Up(UpArgs),
+    /// Say whether the platform of `up` runs, and how it is.
+    #[command(after_help = "Example:\n  chemxor status")]
+    Status,
+    /// Show the log of the platform of `up`.
+    #[command(after_help = "Example:\n  chemxor logs --follow")]
+    Logs(LogsArgs),
+    /// Stop the platform of `up`; models, tokens and logs stay.
+    #[command(after_help = "Example:\n  chemxor stop")]
+    Stop,
+    /// Stop the platform of `up` and remove its database, certificates, tokens and logs; keys stay.
+    #[command(after_help = "Example:\n  chemxor reset --yes")]
+    Reset(ResetArgs),
+    /// Serve one trained model on this machine, until Ctrl-C.
+    #[command(
+        after_help = "Example:\n  chemxor serve olinda_zero --checkpoint model.cxb\n  chemxor query https://localhost:8000 CCO      # in another terminal"
+    )]
+    Serve(ServeArgs),
+    /// Add, choose and list platforms.
+    #[command(subcommand)]
+    Profiles(ProfilesCommand),
+    /// Check this machine and the way to the platform; every failing check prints its fix.
+    #[command(after_help = "Example:\n  chemxor doctor")]
+    Doctor,
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  chemxor completions bash > ~/.local/share/bash-completion/completions/chemxor"
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the page of every command.
+    #[command(after_help = "Example:\n  chemxor man --output ~/.local/share/man/man1")]
+    Man(ManArgs),
     /// Run a registry.
     #[command(after_help = "Example:\n  chemxor registry --config deploy/registry.toml")]
     Registry(ServiceArgs),
@@ -110,23 +140,6 @@ pub(crate) enum Command {
     /// Run a partition worker.
     #[command(after_help = "Example:\n  chemxor worker --config deploy/worker.toml")]
     Worker(ServiceArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeysCommand {
-    /// Make a new key. With CHEMXOR_PASSPHRASE set, a lab key is encrypted with it.
-    #[command(after_help = "Examples:\n  chemxor keys new\n  chemxor keys new --publisher")]
-    New(KeysNewArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct KeysNewArgs {
-    /// Name of the key file, without its ending.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// A publisher's signing key, instead of a lab's key for queries.
-    #[arg(long)]
-    pub(crate) publisher: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -202,33 +215,6 @@ pub(crate) struct TokenArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct QueryArgs {
-    /// NAME or NAME@sha256:…
-    pub(crate) model: String,
-    /// One molecule.
-    #[arg(long, conflicts_with = "input", required_unless_present = "input")]
-    pub(crate) smiles: Option<String>,
-    /// CSV with a header and a column of SMILES.
-    #[arg(long, requires = "output", value_name = "CSV")]
-    pub(crate) input: Option<PathBuf>,
-    /// CSV to write: the input's columns, prediction, status and reason.
-    #[arg(long, requires = "input", value_name = "CSV")]
-    pub(crate) output: Option<PathBuf>,
-    /// Column with the SMILES.
-    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
-    pub(crate) smiles_column: String,
-    /// Queries at the same time.
-    #[arg(long, default_value_t = 8)]
-    pub(crate) in_flight: usize,
-    /// Name of the lab's key.
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    pub(crate) key: String,
-    /// Do not show progress.
-    #[arg(long)]
-    pub(crate) quiet: bool,
-}
-
-#[derive(Debug, ClapArgs)]
 pub(crate) struct EvaluateArgs {
     /// NAME or NAME@sha256:…
     pub(crate) model: String,
@@ -241,16 +227,6 @@ pub(crate) struct EvaluateArgs {
     /// Name of the lab's key.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) key: String,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct UpArgs {
-    /// Partition workers to run.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) workers: usize,
-    /// PostgreSQL to use instead of a private one.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub(crate) database_url: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

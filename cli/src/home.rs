@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! HOME/keys/NAME.key            lab keys and signing keys, owner-only
+//! HOME/config.toml              which profile is used when none is named
 //! HOME/PROFILE/profile.toml     addresses and files, below
 //! ```
 
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use chemxor_client::keyring::Keyring;
 use chemxor_client::{Access, Token};
 use chemxor_runtime::tls::TlsFiles;
 use serde::{Deserialize, Serialize};
@@ -29,9 +31,23 @@ pub(crate) struct Profile {
     pub(crate) cert: PathBuf,
     /// Its key.
     pub(crate) key: PathBuf,
+    /// The only model of a server that serves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
     /// Token files by role.
     pub(crate) tokens: BTreeMap<String, PathBuf>,
 }
+
+/// `config.toml`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The profile that is used when none is named.
+    profile: Option<String>,
+}
+
+/// The profile of `chemxor up`.
+pub(crate) const LOCAL: &str = "local";
 
 /// Where everything lies.
 #[derive(Debug, Clone)]
@@ -47,27 +63,91 @@ impl Home {
             Some(folder) => folder.clone(),
             None => default_folder()?,
         };
-        if args.profile.is_empty() || args.profile.contains(['/', '\\', '.']) {
-            bail!(
-                "profile {:?} is not a name: use letters, digits, '-' and '_'",
-                args.profile
-            );
-        }
         let folder = std::path::absolute(&folder)
             .with_context(|| format!("{} is not a folder", folder.display()))?;
+        let profile = match &args.profile {
+            Some(profile) => profile.clone(),
+            None => chosen(&folder)?.unwrap_or_else(|| LOCAL.to_owned()),
+        };
+        check_profile_name(&profile)?;
         Ok(Self {
             folder,
-            profile: args.profile.clone(),
+            profile,
             token_file: args.token_file.clone(),
         })
     }
 
-    /// File of a key.
-    pub(crate) fn key(&self, name: &str) -> Result<PathBuf> {
-        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-            bail!("key name {name:?} is not a file name: use letters, digits, '-' and '_'");
+    /// The same home with another profile.
+    pub(crate) fn with_profile(&self, profile: &str) -> Self {
+        Self {
+            profile: profile.to_owned(),
+            ..self.clone()
         }
-        Ok(self.folder.join("keys").join(format!("{name}.key")))
+    }
+
+    /// The folder of everything.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The keyring.
+    pub(crate) fn keyring(&self) -> Result<Keyring> {
+        Ok(Keyring::open(&self.folder.join("keys"))?)
+    }
+
+    /// Name of the profile.
+    pub(crate) fn profile_name(&self) -> &str {
+        &self.profile
+    }
+
+    /// Every profile of this home, by name.
+    pub(crate) fn profiles(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<String> = entries
+            .filter(|entry| entry.path().join("profile.toml").exists())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Makes a profile the one that is used when none is named.
+    pub(crate) fn choose(&self, profile: &str) -> Result<()> {
+        let config = Config {
+            profile: Some(profile.to_owned()),
+        };
+        std::fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
+        write_new(
+            &self.folder.join("config.toml"),
+            &toml::to_string_pretty(&config)?,
+        )
+    }
+
+    /// The profile and the model of what a query names: a model of this profile, or the address of a
+    /// server that a profile knows.
+    pub(crate) fn serving(&self, model: &str) -> Result<(Self, String)> {
+        let Some(address) = address(model) else {
+            return Ok((self.clone(), model.to_owned()));
+        };
+        for name in self.profiles() {
+            let home = self.with_profile(&name);
+            let (_, profile) = home.profile()?;
+            if profile.gateway != address {
+                continue;
+            }
+            let Some(model) = profile.model else {
+                bail!(
+                    "{model} serves more than one model; name one: `chemxor query NAME --profile {name}`"
+                );
+            };
+            return Ok((home, model));
+        }
+        bail!(
+            "no profile knows the server {model}; start one here with `chemxor serve`, or add its addresses, certificate and token with `chemxor profiles add`"
+        )
     }
 
     /// Folder of the profile.
@@ -75,7 +155,8 @@ impl Home {
         self.folder.join(&self.profile)
     }
 
-    fn profile(&self) -> Result<(PathBuf, Profile)> {
+    /// Folder and content of the profile.
+    pub(crate) fn profile(&self) -> Result<(PathBuf, Profile)> {
         let folder = self.profile_folder();
         let path = folder.join("profile.toml");
         let text = std::fs::read_to_string(&path).with_context(|| {
@@ -125,11 +206,56 @@ impl Home {
 impl Profile {
     /// Writes `profile.toml`, replacing an older one at once.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        let text = toml::to_string_pretty(self)?;
-        let (new, path) = (folder.join("profile.toml.new"), folder.join("profile.toml"));
-        std::fs::write(&new, text).with_context(|| format!("{}", new.display()))?;
-        std::fs::rename(&new, &path).with_context(|| format!("{}", path.display()))
+        write_new(&folder.join("profile.toml"), &toml::to_string_pretty(self)?)
     }
+}
+
+/// Writes a file, replacing an older one at once.
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).with_context(|| new.display().to_string())?;
+    std::fs::rename(&new, path).with_context(|| path.display().to_string())
+}
+
+/// Refuses what cannot be the name of a folder.
+pub(crate) fn check_profile_name(name: &str) -> Result<()> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    if name.is_empty() || !name.chars().all(ok) {
+        bail!("profile {name:?} is not a name: use letters, digits, '-' and '_'");
+    }
+    Ok(())
+}
+
+/// What `chemxor profiles use` chose.
+fn chosen(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("config.toml");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let config: Config =
+                toml::from_str(&text).with_context(|| path.display().to_string())?;
+            Ok(config.profile)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// host:port of `https://host:port`, as profiles write it; `None` for the name of a model.
+fn address(text: &str) -> Option<String> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let rest = rest.or_else(|| {
+        text.contains(':')
+            .then_some(text)
+            .filter(|text| !text.contains('@'))
+    })?;
+    let rest = rest.split('/').next().unwrap_or_default();
+    Some(match rest.split_once(':') {
+        Some(("0.0.0.0" | "127.0.0.1", port)) => format!("localhost:{port}"),
+        Some(_) => rest.to_owned(),
+        None => format!("{rest}:443"),
+    })
 }
 
 fn default_folder() -> Result<PathBuf> {
@@ -143,4 +269,24 @@ fn default_folder() -> Result<PathBuf> {
     let home = std::env::var_os("HOME")
         .context("neither HOME nor XDG_DATA_HOME is set; pass --home DIR")?;
     Ok(PathBuf::from(home).join(".local/share/chemxor"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_models() {
+        for (text, expected) in [
+            ("esol", None),
+            ("esol@stable", None),
+            ("esol@sha256:00", None),
+            ("https://localhost:8000", Some("localhost:8000")),
+            ("http://0.0.0.0:8000/", Some("localhost:8000")),
+            ("127.0.0.1:8000", Some("localhost:8000")),
+            ("https://gw.example.org", Some("gw.example.org:443")),
+        ] {
+            assert_eq!(address(text).as_deref(), expected, "{text}");
+        }
+    }
 }

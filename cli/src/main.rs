@@ -1,5 +1,6 @@
 //! `chemxor`: one command for every role. Publisher: `train`, `publish`. Reviewer: `approve`. Lab:
-//! `keys`, `catalog`, `query`, `evaluate`. Operator: `up`, `registry`, `gateway`, `worker`.
+//! `keys`, `catalog`, `query`, `evaluate`, `profiles`, `doctor`. Operator: `up`, `status`, `logs`,
+//! `stop`, `reset`, `serve`, `registry`, `gateway`, `worker`.
 //!
 //! Results go to standard output (a table, or JSON with `--format json`); progress and logs go to
 //! standard error.
@@ -20,10 +21,11 @@ use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let service = matches!(
-        args.command,
-        Command::Up(_) | Command::Registry(_) | Command::Gateway(_) | Command::Worker(_)
-    );
+    let service = match &args.command {
+        Command::Up(up) => up.foreground,
+        Command::Serve(_) | Command::Registry(_) | Command::Gateway(_) | Command::Worker(_) => true,
+        _ => false,
+    };
     chemxor_runtime::telemetry::init(args.log_json, if service { "info" } else { "warn" });
     chemxor_runtime::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -34,9 +36,12 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(commands::run(args)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<output::Ended>() {
+            Some(ended) => ExitCode::from(ended.0),
+            None => {
+                output::error(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -1,12 +1,32 @@
 //! Printing: tables for people, JSON for programs, errors with their next step.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::Format;
+
+/// Ends the process with this code; everything has been said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) u8);
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ended with code {}", self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Day of a time in seconds since 1970, UTC.
+pub(crate) fn date(unix_s: u64) -> String {
+    let time = i64::try_from(unix_s)
+        .ok()
+        .and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
+    time.map_or_else(String::new, |time| time.date().to_string())
+}
 
 /// Prints a line; a reader that has gone is no reason to stop a service.
 pub(crate) fn line(text: &str) {
@@ -71,8 +91,14 @@ pub(crate) struct Bar {
     bar: ProgressBar,
     plain: bool,
     label: &'static str,
-    last: std::time::Instant,
+    total: Option<u64>,
+    /// Since when, and from which position.
+    started: Option<(Instant, u64)>,
+    last: Instant,
 }
+
+/// How often a plain line is printed.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
 impl Bar {
     pub(crate) fn new(label: &'static str, total: Option<u64>, quiet: bool) -> Self {
@@ -96,16 +122,39 @@ impl Bar {
             bar,
             plain: !quiet && !terminal,
             label,
-            last: std::time::Instant::now(),
+            total,
+            started: None,
+            last: Instant::now(),
         }
     }
 
     pub(crate) fn set(&mut self, position: u64, message: String) {
-        if self.plain && self.last.elapsed() > Duration::from_secs(5) {
-            eprintln!("{}: {position} done {message}", self.label);
-            self.last = std::time::Instant::now();
+        self.set_from(0, position, || message);
+    }
+
+    /// The same for work of which `from` was done before: it does not count for the rate.
+    pub(crate) fn set_from(&mut self, from: u64, position: u64, message: impl FnOnce() -> String) {
+        let (since, first) = *self.started.get_or_insert_with(|| {
+            self.bar.set_position(from);
+            self.bar.reset_eta();
+            (Instant::now(), from)
+        });
+        if self.plain && self.last.elapsed() > PLAIN_EVERY {
+            let rate = (position - first) as f64 / since.elapsed().as_secs_f64();
+            let rest = self.total.map(|total| {
+                let left = total.saturating_sub(position) as f64 / rate.max(1e-9);
+                format!(" of {total}, {left:.0} s left")
+            });
+            let rest = rest.unwrap_or_default();
+            eprintln!(
+                "{}: {position}{rest}, {rate:.1} a second {}",
+                self.label,
+                message()
+            );
+            self.last = Instant::now();
+        } else if !self.bar.is_hidden() {
+            self.bar.set_message(message());
         }
-        self.bar.set_message(message);
         self.bar.set_position(position);
     }
 

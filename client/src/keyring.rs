@@ -92,6 +92,8 @@ fn id_of(secret: &[u8]) -> String {
 #[derive(Debug, Clone)]
 pub struct Keyring {
     folder: PathBuf,
+    /// log2 of scrypt's cost; by default about a second of this machine.
+    work: Option<u8>,
 }
 
 impl Keyring {
@@ -116,7 +118,26 @@ impl Keyring {
         }
         Ok(Self {
             folder: folder.to_owned(),
+            work: None,
         })
+    }
+
+    /// Encrypts with scrypt's cost 2^`work` instead of what takes about a second.
+    #[must_use]
+    pub fn with_work_factor(self, work: u8) -> Self {
+        Self {
+            work: Some(work),
+            ..self
+        }
+    }
+
+    fn protect(
+        &self,
+        path: &Path,
+        secret: &[u8],
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        protect::protect(path, secret, passphrase, self.work)
     }
 
     /// File of a key.
@@ -186,7 +207,7 @@ impl Keyring {
     ) -> Result<KeyInfo, ClientError> {
         let path = self.path(name)?;
         let _lock = self.lock()?;
-        create_secret(&path, &protect::protect(&path, secret, passphrase)?)?;
+        create_secret(&path, &self.protect(&path, secret, passphrase)?)?;
         let info = KeyInfo {
             format: 1,
             kind,
@@ -336,7 +357,7 @@ impl Keyring {
         let key = ClientKey::generate(&RingName::ALL)?;
         let secret = key.to_bytes();
         let passphrase = passphrase.filter(|_| old.encrypted);
-        replace_secret(&path, &protect::protect(&path, &secret, passphrase)?)?;
+        replace_secret(&path, &self.protect(&path, &secret, passphrase)?)?;
         let info = KeyInfo {
             id: id_of(&secret),
             created_unix_s: now(),
@@ -357,7 +378,7 @@ impl Keyring {
     ) -> Result<KeyInfo, ClientError> {
         let _lock = self.lock()?;
         let (path, secret) = (self.path(name)?, self.secret(name, old)?);
-        replace_secret(&path, &protect::protect(&path, &secret, new)?)?;
+        replace_secret(&path, &self.protect(&path, &secret, new)?)?;
         let info = KeyInfo {
             id: id_of(&secret),
             encrypted: new.is_some(),
@@ -376,7 +397,7 @@ impl Keyring {
         output: &Path,
     ) -> Result<KeyInfo, ClientError> {
         let secret = self.secret(name, passphrase)?;
-        create_secret(output, &protect::protect(output, &secret, Some(copy))?)?;
+        create_secret(output, &self.protect(output, &secret, Some(copy))?)?;
         self.info(name)
     }
 

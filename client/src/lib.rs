@@ -7,6 +7,7 @@
 //! | [`interpret`] | the lab: values with unit, probabilities with class |
 //! | [`batch`] | the lab: table in, table out, same rows in the same order, resumable |
 //! | [`estimate`] | the lab: what a run will take |
+//! | [`health`] | everybody: whether a service answers, its release and its clock |
 //! | [`publish`], [`catalog`] | publisher, reviewer, administrator |
 //!
 //! Invariant: molecule, features and secret keys never leave the process; what goes out is
@@ -19,6 +20,7 @@ pub mod catalog;
 mod error;
 pub mod estimate;
 pub mod files;
+pub mod health;
 pub mod interpret;
 pub mod keyring;
 pub mod predictor;

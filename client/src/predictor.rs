@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::batch::Oracle;
-use crate::interpret::{Output, interpret};
+use crate::interpret::{Output, Outside, domain_field, interpret, outside};
 use crate::keyring::Keys;
 use crate::session::{Prediction, Session};
 use crate::{Access, ClientError};
@@ -108,6 +108,13 @@ impl Predictor {
     /// What a prediction means: value, unit, class, probability.
     pub fn interpret(&self, prediction: &Prediction) -> Vec<Output> {
         interpret(&self.manifest, prediction)
+    }
+
+    /// Descriptors of a molecule outside the ranges of the training molecules; `None` when the model
+    /// does not state them. Nothing is sent.
+    pub fn outside(&self, smiles: &str) -> Result<Option<Vec<Outside>>, ClientError> {
+        let domain = self.manifest.domain.as_ref();
+        domain.map(|domain| outside(domain, smiles)).transpose()
     }
 
     /// The open session, or a new one, for one more query.
@@ -221,5 +228,18 @@ impl Oracle for Predictor {
 
     fn fields(&self, prediction: &Prediction) -> Vec<String> {
         crate::interpret::fields(&self.interpret(prediction))
+    }
+
+    fn note_columns(&self) -> Vec<String> {
+        let domain = self.manifest.domain.as_ref();
+        domain.map(|_| "domain".to_owned()).into_iter().collect()
+    }
+
+    fn notes(&self, smiles: &str) -> Result<Vec<String>, ClientError> {
+        let outside = self.outside(smiles)?;
+        Ok(outside
+            .iter()
+            .map(|outside| domain_field(outside))
+            .collect())
     }
 }

@@ -25,6 +25,9 @@ fn rows_of(path: &std::path::Path) -> usize {
 /// Every row of the output is the row of the input at this place, with a prediction.
 fn check_rows(path: &std::path::Path, rows: usize) {
     let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let at = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let (prediction, status) = (at("prediction"), at("status"));
     let mut count = 0;
     for (id, record) in reader.records().enumerate() {
         let record = record.unwrap();
@@ -33,8 +36,8 @@ fn check_rows(path: &std::path::Path, rows: usize) {
             id.to_string(),
             "no row is lost, repeated or shifted"
         );
-        assert_eq!(&record[3], "ok", "{record:?}");
-        record[2].parse::<f64>().unwrap();
+        assert_eq!(&record[status], "ok", "{record:?}");
+        record[prediction].parse::<f64>().unwrap();
         count += 1;
     }
     assert_eq!(count, rows);
@@ -140,4 +143,93 @@ fn revoking_a_version_stops_a_running_batch_with_the_reason() {
     assert!(!output.exists());
     let again = platform.refusal(&["query", &exact, "--smiles", "C"]);
     assert!(again.contains("CX-M03"), "{again}");
+}
+
+/// The output without what encryption rounds at random: every field but the numbers.
+fn without_numbers(path: &std::path::Path) -> Vec<Vec<String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let kept = |name: &str| !["prediction", "low90", "high90"].contains(&name);
+    let row = |record: csv::StringRecord| {
+        let fields = record.iter().zip(&header).filter(|(_, name)| kept(name));
+        fields.map(|(field, _)| field.to_owned()).collect()
+    };
+    reader
+        .records()
+        .map(|record| row(record.unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_batch_that_is_killed_or_stopped_goes_on_where_it_was() {
+    let platform = Platform::start(2);
+    platform.publish("esol", true);
+    let input = write_library(&platform, 1500);
+    let text = std::fs::read_to_string(&input).unwrap();
+    // damaged rows and a blank line, in places that a run passes after it was killed
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[700] = "699,C1CC";
+    lines[900] = "";
+    lines[1100] = "1099,CC,too,many";
+    std::fs::write(&input, lines.join("\r\n")).unwrap();
+    let run = |output: &std::path::Path, more: &[&str]| {
+        let output = output.to_str().unwrap().to_owned();
+        let arguments = ["query", "esol", "--input", &input, "--output", &output];
+        platform.command(&[&arguments[..], more].concat())
+    };
+    let whole = platform.path("whole.csv");
+    assert!(run(&whole, &[]).status().unwrap().success());
+
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let mut killed = run(&output, &[]).spawn().unwrap();
+    wait_until("the first rows", || (rows_of(&partial) > 100).then_some(()));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let first = rows_of(&partial);
+    assert!(!output.exists() && first < 1500);
+    let said = run(&output, &[]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&said.stderr).contains("--resume"),
+        "nothing is overwritten"
+    );
+
+    let stopped = run(&output, &["--resume"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("more rows", || {
+        (rows_of(&partial) > first + 100).then_some(())
+    });
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(stopped.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let ended = stopped.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(
+        said.contains("--output") && said.contains("--resume"),
+        "it says how to go on: {said}"
+    );
+    assert!(rows_of(&partial) > first);
+
+    let ended = run(&output, &["--resume", "--format", "json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(
+        (&report["complete"], &report["rows"]),
+        (&true.into(), &1499.into())
+    );
+    assert!(report["resumed"].as_u64().unwrap() > first as u64);
+    assert_eq!(
+        (&report["bad_molecules"], &report["bad_rows"]),
+        (&1.into(), &1.into())
+    );
+    assert!(!partial.exists() && !platform.path("out.csv.run").exists());
+    assert_eq!(without_numbers(&output), without_numbers(&whole));
+    let blank = |path: &std::path::Path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.split("\r\n").position(str::is_empty)
+    };
+    assert_eq!((blank(&output), blank(&whole)), (Some(900), Some(900)));
 }

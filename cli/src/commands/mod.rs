@@ -1,25 +1,31 @@
 //! One file for each group of verbs.
 
 mod catalog;
+mod doctor;
+mod estimate;
 mod evaluate;
 mod features;
+mod help;
 mod keys;
+mod local;
+mod profiles;
 mod publish;
 mod query;
+mod serve;
 mod services;
 mod train;
 mod up;
 
 use anyhow::Result;
 
-use crate::args::{Args, Command, KeysCommand};
+use crate::args::{Args, Command};
 use crate::home::Home;
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let home = Home::of(&args)?;
     let format = args.format;
     match args.command {
-        Command::Keys(KeysCommand::New(args)) => keys::new(&home, format, &args),
+        Command::Keys(command) => keys::run(&home, format, &command),
         Command::Train(args) => train::run(format, &args),
         Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),
@@ -31,7 +37,17 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Token(args) => catalog::token(&home, format, &args).await,
         Command::Query(args) => query::run(&home, format, &args).await,
         Command::Evaluate(args) => evaluate::run(&home, format, &args).await,
-        Command::Up(args) => up::run(&home, format, &args).await,
+        Command::Up(args) if args.foreground => up::run(&home, format, &args).await,
+        Command::Up(args) => local::start(&home, format, &args).await,
+        Command::Status => local::status(&home, format).await,
+        Command::Logs(args) => local::logs(&home, &args).await,
+        Command::Stop => local::stop(&home, format).await,
+        Command::Reset(args) => local::reset(&home, format, &args).await,
+        Command::Serve(args) => serve::run(&home, format, &args).await,
+        Command::Profiles(command) => profiles::run(&home, format, &command),
+        Command::Doctor => doctor::run(&home, format).await,
+        Command::Completions(args) => help::completions(&args),
+        Command::Man(args) => help::man(&args),
         Command::Registry(args) => services::registry(&args).await,
         Command::Gateway(args) => services::gateway(&args).await,
         Command::Worker(args) => services::worker(&args).await,

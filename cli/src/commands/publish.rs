@@ -3,31 +3,40 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use chemxor_client::{keyring, publish};
+use chemxor_client::publish;
 use chemxor_core::Bundle;
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::plan::report::PlanReport;
+use ed25519_dalek::SigningKey;
 use serde_json::json;
 
 use crate::args::{Format, InspectArgs, PublishArgs};
+use crate::commands::keys::passphrase_of;
 use crate::home::Home;
 use crate::output;
 
-fn read_bundle(path: &Path) -> Result<Bundle> {
+pub(crate) fn read_bundle(path: &Path) -> Result<Bundle> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Bundle::from_bytes(&bytes).with_context(|| path.display().to_string())
 }
 
-pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Result<()> {
-    let bundle = read_bundle(&args.bundle)?;
-    let key = home.key(&args.key)?;
-    if !key.exists() {
+/// The publisher's signing key.
+pub(crate) fn signer(home: &Home, name: &str) -> Result<SigningKey> {
+    let ring = home.keyring()?;
+    let path = ring.path(name)?;
+    if !path.exists() {
         bail!(
             "no signing key {}; make one with `chemxor keys new --publisher`",
-            key.display()
+            path.display()
         );
     }
-    let signer = keyring::load_signing_key(&key)?;
+    let passphrase = passphrase_of(&ring, name)?;
+    Ok(ring.signing_key(name, passphrase.as_ref())?)
+}
+
+pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Result<()> {
+    let bundle = read_bundle(&args.bundle)?;
+    let signer = signer(home, &args.key)?;
     let access = home.registry("publisher")?;
     let mut workers = publish::workers(&access).await?;
     if !args.workers.is_empty() {

@@ -1,77 +1,100 @@
-//! `query`: one molecule or a CSV.
+//! `query`: one molecule or a table.
 
-use std::sync::Arc;
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use chemxor_client::batch::{self, BatchOptions};
+use chemxor_client::batch::{self, BatchOptions, BatchReport, Existing, RunRecord};
+use chemxor_client::catalog;
+use chemxor_client::estimate::{Estimate, ProbeLimits, QueryCost, probe};
+use chemxor_client::interpret::{Output, Outside};
+use chemxor_client::keyring::{ManagedKey, ROTATE_AFTER};
 use chemxor_client::predictor::{Patience, Predictor};
-use chemxor_client::{catalog, keyring};
-use chemxor_core::Task;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{Format, QueryArgs};
-use crate::commands::keys::passphrase;
+use crate::commands::estimate;
+use crate::commands::keys::passphrase_of;
 use crate::home::Home;
-use crate::output::{self, Bar};
+use crate::output::{self, Bar, Ended};
 
-/// Looks the model up, loads the key, and gets ready to predict.
+/// The lab's key that is made when it is absent.
+const DEFAULT_KEY: &str = "default";
+
+/// Looks the model up, opens the key, and gets ready to predict.
 pub(crate) async fn predictor(home: &Home, model: &str, key: &str) -> Result<Predictor> {
-    let path = home.key(key)?;
+    let ring = home.keyring()?;
+    let path = ring.path(key)?;
     if !path.exists() {
-        bail!(
-            "no key {}; make one with `chemxor keys new`",
+        if key != DEFAULT_KEY {
+            bail!(
+                "no key {}; make one with `chemxor keys new --name {key}`",
+                path.display()
+            );
+        }
+        ring.create_query_key(key, None, ROTATE_AFTER)?;
+        eprintln!(
+            "made a secret key for your queries: {} (encrypt it with `chemxor keys passphrase`)",
             path.display()
         );
     }
-    let passphrase = passphrase();
-    let key = keyring::load_client_key(&path, passphrase.as_ref().map(|text| text.as_str()))?;
+    let passphrase = passphrase_of(&ring, key)?;
+    let key = ManagedKey::open(ring, key, passphrase)?;
     let entry = catalog::get(&home.registry("querier")?, &model.parse()?).await?;
     let gateway = home.gateway()?;
     Ok(Predictor::new(
         gateway,
         entry.version,
         entry.manifest,
-        Arc::new(key),
+        key,
         Patience::default(),
     ))
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result<()> {
-    let predictor = predictor(home, &args.model, &args.key).await?;
-    match (&args.smiles, &args.input, &args.output) {
-        (Some(smiles), _, _) => one(&predictor, format, smiles).await,
-        (None, Some(input), Some(output)) => {
-            let options = BatchOptions {
-                input: input.clone(),
-                output: output.clone(),
-                smiles_column: args.smiles_column.clone(),
-                in_flight: args.in_flight,
-            };
-            many(&predictor, format, &options, args.quiet).await
-        }
-        // clap has refused everything else
-        _ => bail!("give --smiles, or --input and --output"),
+    let (home, model) = home.serving(&args.model)?;
+    if let Some(smiles) = args.molecule.as_ref().or(args.smiles.as_ref()) {
+        let predictor = predictor(&home, &model, &args.key).await?;
+        return one(&predictor, format, smiles, args.quiet).await;
+    }
+    let Some(input) = &args.input else {
+        bail!("give --smiles, or --input and --output");
+    };
+    let model = match (&args.output, args.resume) {
+        // an alias may have moved since: the version that began the run goes on
+        (Some(output), true) => RunRecord::read(output)?.map_or(model, |run| run.model),
+        _ => model,
+    };
+    let predictor = predictor(&home, &model, &args.key).await?;
+    match &args.output {
+        Some(output) if !args.estimate => many(&predictor, format, args, input, output).await,
+        _ => estimate::run(&predictor, format, args, input).await,
     }
 }
 
-async fn one(predictor: &Predictor, format: Format, smiles: &str) -> Result<()> {
-    let prediction = predictor.predict(smiles).await?;
+async fn one(predictor: &Predictor, format: Format, smiles: &str, quiet: bool) -> Result<()> {
+    let features = predictor.featurise(smiles)?;
+    let outside = predictor.outside(smiles)?;
     let manifest = predictor.manifest();
-    let probability =
-        (manifest.task == Task::Binary).then(|| 1.0 / (1.0 + (-prediction.values[0]).exp()));
+    let rounds = manifest.graph.steps().len() as u64;
+    let mut bar = Bar::new("round", Some(rounds), quiet || format == Format::Json);
+    let prediction = predictor
+        .predict_observed(features, |done| bar.set(u64::from(done), String::new()))
+        .await?;
+    bar.finish();
+    let outputs = predictor.interpret(&prediction);
     let value = json!({
-        "model": manifest.name, "endpoint": manifest.endpoint, "unit": manifest.unit,
-        "values": prediction.values, "probability": probability,
+        "model": predictor.model(), "endpoint": manifest.endpoint, "smiles": smiles,
+        "outputs": outputs, "values": prediction.values,
+        "domain": outside.as_ref().map(|outside| json!({ "within": outside.is_empty(), "outside": outside })),
         "bytes_up": prediction.bytes_up, "bytes_down": prediction.bytes_down,
         "rounds": prediction.rounds, "ms": batch::millis(prediction.elapsed),
     });
     output::print(format, &value, || {
-        for value in &prediction.values {
-            println!("{}: {value:.4} {}", manifest.endpoint, manifest.unit);
+        for output in &outputs {
+            print_output(&manifest.endpoint, output);
         }
-        if let Some(probability) = probability {
-            println!("probability of class 1: {probability:.4}");
-        }
+        print_domain(outside.as_deref());
         println!(
             "{:.1} ms, {} bytes up, {} bytes down, {} rounds",
             batch::millis(prediction.elapsed),
@@ -82,34 +105,258 @@ async fn one(predictor: &Predictor, format: Format, smiles: &str) -> Result<()> 
     })
 }
 
+fn print_output(endpoint: &str, output: &Output) {
+    let titled = |name: &str| {
+        if name.is_empty() {
+            endpoint.to_owned()
+        } else {
+            format!("{endpoint}, {name}")
+        }
+    };
+    match output {
+        Output::Value {
+            name,
+            value,
+            unit,
+            interval90,
+        } => {
+            println!("{}: {value:.4} {unit}", titled(name));
+            if let Some([low, high]) = interval90 {
+                println!("90 % interval: {low:.4} to {high:.4} {unit}");
+            }
+        }
+        Output::Class {
+            name,
+            probability,
+            class,
+        } => {
+            println!(
+                "{}: class {class}, probability of class 1: {probability:.4}",
+                titled(name)
+            );
+        }
+        Output::Choice {
+            class,
+            probability,
+            classes,
+        } => {
+            println!("{endpoint}: {class}, probability {probability:.4}");
+            for (class, probability) in classes {
+                println!("  {class}: {probability:.4}");
+            }
+        }
+    }
+}
+
+fn print_domain(outside: Option<&[Outside]>) {
+    match outside {
+        None => {}
+        Some([]) => println!("applicability domain: within the ranges of the training molecules"),
+        Some(found) => {
+            for outside in found {
+                let [low, high] = outside.range;
+                println!(
+                    "applicability domain: OUTSIDE, {} is {:.3}, training molecules {low:.3} to {high:.3}",
+                    outside.descriptor, outside.value
+                );
+            }
+        }
+    }
+}
+
+fn options(predictor: &Predictor, args: &QueryArgs, input: &Path, output: &Path) -> BatchOptions {
+    BatchOptions {
+        model: predictor.model(),
+        input: input.to_owned(),
+        output: output.to_owned(),
+        smiles_column: args.smiles_column.clone(),
+        in_flight: usize::from(args.in_flight),
+        dedupe: args.dedupe,
+        existing: match (args.resume, args.overwrite) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Overwrite,
+            _ => Existing::Refuse,
+        },
+    }
+}
+
 async fn many(
     predictor: &Predictor,
     format: Format,
-    options: &BatchOptions,
-    quiet: bool,
+    args: &QueryArgs,
+    input: &Path,
+    output: &Path,
 ) -> Result<()> {
+    let mut options = options(predictor, args, input, output);
+    let total = batch::count_rows(input, &args.smiles_column)?;
     let started = std::time::Instant::now();
-    let mut bar = Bar::new("query", None, quiet || format == Format::Json);
-    let report = batch::run(predictor, options, |rows| bar.set(rows, String::new())).await?;
-    bar.finish();
+    let interrupted = stop_signals();
+    let mut watch = (!args.yes).then(|| estimate::Watch::new(total, args.ask_above * 60.0));
+    let report = loop {
+        let bar = Bar::new("query", Some(total), args.quiet || format == Format::Json);
+        let pass = once(predictor, &options, bar, &interrupted, watch.as_mut()).await;
+        let report = pass.map_err(|error| stopped(error, &options))?;
+        // the first rows were the probe: they are kept whatever the answer is
+        match watch.take().and_then(|watch| watch.too_long()) {
+            Some(left) if !report.complete && !interrupted.is_cancelled() => {
+                estimate::ask(left, args.ask_above, &resume_command())?;
+                options.existing = Existing::Resume;
+            }
+            _ => break report,
+        }
+    };
     let seconds = started.elapsed().as_secs_f64();
-    let (p50, p95) = batch::percentiles(&report.latencies_ms);
-    let value = json!({
-        "output": options.output, "rows": report.rows, "predicted": report.predicted,
-        "bad_molecules": report.bad_molecules, "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down, "p50_ms": p50, "p95_ms": p95, "seconds": seconds,
-    });
-    output::print(format, &value, || {
-        println!(
-            "{} rows written to {}: {} predicted, {} with a molecule that cannot be read",
-            report.rows,
-            options.output.display(),
-            report.predicted,
-            report.bad_molecules
-        );
-        println!(
-            "{seconds:.1} s, {:.1} molecules a second",
-            report.rows as f64 / seconds
-        );
+    print_report(format, &options, &report, seconds, predictor)?;
+    if report.complete {
+        return Ok(());
+    }
+    eprintln!(
+        "stopped after {} of {total} rows; go on with:\n  {}",
+        report.rows,
+        resume_command()
+    );
+    Err(Ended(130).into())
+}
+
+async fn once(
+    predictor: &Predictor,
+    options: &BatchOptions,
+    mut bar: Bar,
+    interrupted: &CancellationToken,
+    mut watch: Option<&mut estimate::Watch>,
+) -> Result<BatchReport> {
+    let stop = interrupted.child_token();
+    let halt = stop.clone();
+    let report = batch::run(predictor, options, &stop, |heard| {
+        bar.set_from(heard.resumed, heard.rows, || match heard.without {
+            0 => String::new(),
+            without => format!("{without} without a prediction"),
+        });
+        if let Some(watch) = watch.as_deref_mut()
+            && watch.hears(heard.rows)
+        {
+            halt.cancel();
+        }
     })
+    .await?;
+    bar.finish();
+    Ok(report)
+}
+
+/// An error of the service, and what of the run is kept.
+fn stopped(error: anyhow::Error, options: &BatchOptions) -> anyhow::Error {
+    let partial = batch::partial_path(&options.output);
+    if !partial.exists()
+        || options.existing == Existing::Refuse && !batch::run_path(&options.output).exists()
+    {
+        return error;
+    }
+    error.context(format!(
+        "the rows so far are in {}; go on with `{}`",
+        partial.display(),
+        resume_command()
+    ))
+}
+
+/// Cancelled by Ctrl-C or SIGTERM; a second one ends the process at once.
+fn stop_signals() -> CancellationToken {
+    let token = chemxor_runtime::shutdown::signalled();
+    let first = token.clone();
+    tokio::spawn(async move {
+        first.cancelled().await;
+        eprintln!(
+            "stopping: the molecules under way are finished; press Ctrl-C again to end at once"
+        );
+        chemxor_runtime::shutdown::signalled().cancelled().await;
+        std::process::exit(130);
+    });
+    token
+}
+
+/// The command of this run, with --resume.
+fn resume_command() -> String {
+    let quoted = |word: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@,+%".contains(c);
+        if !word.is_empty() && word.chars().all(plain) {
+            return word;
+        }
+        format!("'{}'", word.replace('\'', r"'\''"))
+    };
+    let words = std::env::args()
+        .enumerate()
+        .filter(|(_, word)| word != "--overwrite" && word != "--resume");
+    let words = words.map(|(at, word)| {
+        if at == 0 {
+            "chemxor".to_owned()
+        } else {
+            quoted(word)
+        }
+    });
+    words
+        .chain(["--resume".to_owned()])
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn print_report(
+    format: Format,
+    options: &BatchOptions,
+    report: &BatchReport,
+    seconds: f64,
+    predictor: &Predictor,
+) -> Result<()> {
+    let mut value: Value = serde_json::to_value(report)?;
+    let here = (report.rows - report.resumed) as f64;
+    let more = json!({
+        "model": predictor.model(), "output": options.output, "seconds": seconds,
+        "molecules_per_second": here / seconds,
+        "p50_ms": report.latencies.quantile_ms(0.5), "p95_ms": report.latencies.quantile_ms(0.95),
+    });
+    if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
+        value.extend(more);
+    }
+    output::print(format, &value, || {
+        let place = if report.complete {
+            options.output.clone()
+        } else {
+            batch::partial_path(&options.output)
+        };
+        println!(
+            "{} rows written to {}: {} predicted",
+            report.rows,
+            place.display(),
+            report.predicted
+        );
+        for (count, what) in [
+            (report.resumed, "taken over from an earlier run"),
+            (report.repeated, "answered as an equal molecule"),
+            (report.bad_molecules, "with a molecule that cannot be read"),
+            (report.bad_rows, "with a damaged row"),
+            (report.failed, "with a molecule that cannot be encoded"),
+        ] {
+            if count > 0 {
+                println!("{count} {what}");
+            }
+        }
+        println!("{seconds:.1} s, {:.1} molecules a second", here / seconds);
+    })
+}
+
+/// Probes with the first molecules of the input.
+pub(crate) async fn probed(
+    predictor: &Predictor,
+    args: &QueryArgs,
+    input: &Path,
+) -> Result<(Estimate, QueryCost, Value)> {
+    let total = batch::count_rows(input, &args.smiles_column)?;
+    let molecules = batch::first_molecules(input, &args.smiles_column, 2000)?;
+    let cost = QueryCost::of(predictor.manifest())?;
+    // the probe may not cost more than the run
+    let limits = ProbeLimits {
+        queries: ProbeLimits::default().queries.min(total),
+        ..ProbeLimits::default()
+    };
+    let probe = probe(predictor, &molecules, usize::from(args.in_flight), limits).await?;
+    let estimate = Estimate::new(&cost, total, probe.map(|probe| probe.rate));
+    Ok((estimate, cost, json!(probe)))
 }

@@ -20,7 +20,6 @@ mod tests;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use chemxor_chem::table::Column;
 use futures::stream::{self, StreamExt};
@@ -34,7 +33,7 @@ use crate::session::Prediction;
 use crate::{ClientError, Token};
 use partial::Partial;
 use repeats::Repeats;
-use source::{Fault, Header, Item, Row, Source, quote, refuse};
+use source::{Fault, Header, Item, Row, Source, quote, refuse, split};
 
 /// Whoever answers: the encrypted model, or a test.
 pub trait Oracle: Send + Sync {
@@ -49,6 +48,14 @@ pub trait Oracle: Send + Sync {
     ) -> impl Future<Output = Result<Prediction, ClientError>> + Send;
     /// The fields of an answer, one for each of [`Oracle::columns`].
     fn fields(&self, prediction: &Prediction) -> Vec<String>;
+    /// Columns that say something of the molecule itself.
+    fn note_columns(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Their fields.
+    fn notes(&self, _smiles: &str) -> Result<Vec<String>, ClientError> {
+        Ok(Vec::new())
+    }
 }
 
 /// What to do when there is an output or the beginning of one.
@@ -141,9 +148,10 @@ pub async fn run(
     }
     let mut source = Source::open(&options.input, &Column::parse(&options.smiles_column))?;
     let header = source.header().clone();
-    let names = column_names(&header, oracle.columns());
-    let fields = oracle.columns().len();
-    let repeats = Repeats::new(options.dedupe, header.delimiter);
+    let columns = [oracle.columns(), oracle.note_columns()].concat();
+    let fields = columns.len();
+    let names = column_names(&header, columns);
+    let repeats = Repeats::new(options.dedupe);
     let (mut partial, first) = begin(
         oracle,
         options,
@@ -178,12 +186,7 @@ pub async fn run(
                 Answered::Row(row, answer) => (row, answer?),
             };
             report.count(&answer);
-            let suffix = match answer {
-                Answer::Predicted(text, _) | Answer::Repeated(text) => text,
-                Answer::Fault(status, reason) => {
-                    fault_suffix(fields, status, &reason, header.delimiter).into()
-                }
-            };
+            let suffix = suffix(&answer, fields, header.delimiter);
             partial.append(&[&row.raw, &[header.delimiter], &suffix, &row.end])?;
             report.rows += 1;
             heard.rows = report.rows;
@@ -262,26 +265,21 @@ fn begin(
         let first = source.next()?;
         return Ok((partial, first));
     }
-    let fields = oracle.columns().len();
-    let first = partial.replay(
-        header,
-        names,
-        || source.next(),
-        |row, suffix| {
-            report.rows += 1;
-            report.resumed += 1;
-            let status = suffix
-                .split(|byte| *byte == header.delimiter)
-                .nth(fields)
-                .unwrap_or_default();
-            report.count_status(status);
-            if let (true, b"ok", Ok(smiles)) = (options.dedupe, status, &row.smiles)
-                && let Ok(features) = oracle.featurise(smiles)
-            {
-                repeats.remember(&features, suffix);
-            }
-        },
-    )?;
+    let (fields, notes) = (oracle.columns().len(), oracle.note_columns().len());
+    let done = |row: &Row, suffix: &[u8]| {
+        report.rows += 1;
+        report.resumed += 1;
+        let mut found = split(suffix, header.delimiter);
+        let status = found.get(fields + notes).cloned().unwrap_or_default();
+        report.count_status(status.as_bytes());
+        if let (true, "ok", Ok(smiles)) = (options.dedupe, &status[..], &row.smiles)
+            && let Ok(features) = oracle.featurise(smiles)
+        {
+            found.truncate(fields);
+            repeats.remember(&features, found);
+        }
+    };
+    let first = partial.replay(header, names, || source.next(), done)?;
     Ok((partial, first))
 }
 
@@ -310,10 +308,8 @@ fn column_names(header: &Header, columns: Vec<String>) -> Vec<u8> {
 
 /// What a row is answered with.
 enum Answer {
-    /// Its fields, status and reason; what it cost.
-    Predicted(Arc<[u8]>, Prediction),
-    /// The same as an equal molecule's.
-    Repeated(Arc<[u8]>),
+    /// The fields of the answer and the notes; the prediction unless an equal molecule was asked for.
+    Predicted(Vec<String>, Option<Prediction>),
     /// Status and reason.
     Fault(&'static str, String),
 }
@@ -343,11 +339,14 @@ async fn answer(
             return Ok(Answered::Row(row, Ok(answer)));
         }
     };
-    let answer = match oracle.featurise(smiles) {
-        Ok(features) => repeats.answer(oracle, features).await,
-        Err(error) => Err(error),
+    let asked = async {
+        let features = oracle.featurise(smiles)?;
+        let notes = oracle.notes(smiles)?;
+        let (fields, prediction) = repeats.answer(oracle, features).await?;
+        let fields = fields.iter().cloned().chain(notes).collect();
+        Ok(Answer::Predicted(fields, prediction))
     };
-    let answer = match answer {
+    let answer = match asked.await {
         Err(error @ ClientError::Molecule(_)) => {
             Ok(Answer::Fault("bad-molecule", error.to_string()))
         }
@@ -357,28 +356,19 @@ async fn answer(
     Ok(Answered::Row(row, answer))
 }
 
-/// Fields, status and reason of a predicted molecule.
-fn suffix(oracle: &impl Oracle, prediction: &Prediction, delimiter: u8) -> Vec<u8> {
-    let fields = oracle.fields(prediction);
-    let fields: Vec<Vec<u8>> = fields
-        .iter()
-        .map(String::as_str)
-        .chain(["ok", ""])
+/// What follows an input row: fields, status and reason.
+fn suffix(answer: &Answer, fields: usize, delimiter: u8) -> Vec<u8> {
+    let (fields, status, reason) = match answer {
+        Answer::Predicted(fields, _) => (fields.clone(), "ok", ""),
+        Answer::Fault(status, reason) => (vec![String::new(); fields], *status, reason.as_str()),
+    };
+    let line = |c: char| if c.is_control() { ' ' } else { c };
+    let reason: String = reason.chars().map(line).collect();
+    let text = fields.iter().map(String::as_str).chain([status, &reason]);
+    let quoted: Vec<Vec<u8>> = text
         .map(|field| quote(field.as_bytes(), delimiter))
         .collect();
-    fields.join(&delimiter)
-}
-
-fn fault_suffix(fields: usize, status: &str, reason: &str, delimiter: u8) -> Vec<u8> {
-    let reason: String = reason
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let mut text = vec![delimiter; fields];
-    text.extend(status.bytes());
-    text.push(delimiter);
-    text.extend(quote(reason.as_bytes(), delimiter));
-    text
+    quoted.join(&delimiter)
 }
 
 /// Reads a token from a file with owner-only permissions.

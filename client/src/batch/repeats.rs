@@ -6,22 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use super::{Answer, Oracle, suffix};
+use super::Oracle;
 use crate::ClientError;
+use crate::session::Prediction;
 
-/// Molecules that are remembered; later ones are asked for each time. About 100 bytes each.
+/// Molecules that are remembered; later ones are asked for each time. About 150 bytes each.
 pub const DEDUPE_LIMIT: usize = 1 << 20;
 
 type Key = [u8; 16];
-
-/// What the fields of an answer are, as text, once it is known.
-type Known = Arc<OnceCell<Arc<[u8]>>>;
+/// The fields of an answer.
+type Fields = Arc<[String]>;
+/// The same, once it is known.
+type Known = Arc<OnceCell<Fields>>;
 
 /// Answers by features; empty and unused without `dedupe`.
-pub(crate) struct Repeats {
-    delimiter: u8,
-    known: Option<Mutex<HashMap<Key, Known>>>,
-}
+pub(crate) struct Repeats(Option<Mutex<HashMap<Key, Known>>>);
 
 fn key(features: &[u16]) -> Key {
     let mut hash = Sha256::new();
@@ -34,16 +33,13 @@ fn key(features: &[u16]) -> Key {
 }
 
 impl Repeats {
-    pub(crate) fn new(dedupe: bool, delimiter: u8) -> Self {
-        Self {
-            delimiter,
-            known: dedupe.then(Mutex::default),
-        }
+    pub(crate) fn new(dedupe: bool) -> Self {
+        Self(dedupe.then(Mutex::default))
     }
 
     fn cell(&self, features: &[u16]) -> Option<Known> {
         let mut known = self
-            .known
+            .0
             .as_ref()?
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -56,38 +52,33 @@ impl Repeats {
         }
     }
 
-    /// What an earlier run wrote after a molecule with these features.
-    pub(crate) fn remember(&self, features: &[u16], suffix: &[u8]) {
+    /// What an earlier run wrote for a molecule with these features.
+    pub(crate) fn remember(&self, features: &[u16], fields: Vec<String>) {
         if let Some(cell) = self.cell(features) {
             // an equal molecule may have come first
-            let _ = cell.set(suffix.into());
+            let _ = cell.set(fields.into());
         }
     }
 
-    /// Asks, unless an equal molecule has been or is being asked for.
+    /// Asks, unless an equal molecule has been or is being asked for. The prediction is there when
+    /// it was asked for.
     pub(crate) async fn answer(
         &self,
         oracle: &impl Oracle,
         features: Vec<u16>,
-    ) -> Result<Answer, ClientError> {
-        let Some(cell) = self.cell(&features) else {
-            let prediction = oracle.predict(features).await?;
-            let text = suffix(oracle, &prediction, self.delimiter).into();
-            return Ok(Answer::Predicted(text, prediction));
-        };
+    ) -> Result<(Fields, Option<Prediction>), ClientError> {
         let mut asked = None;
-        let text = cell
-            .get_or_try_init(|| async {
-                let prediction = oracle.predict(features).await?;
-                let text: Arc<[u8]> = suffix(oracle, &prediction, self.delimiter).into();
-                asked = Some(prediction);
-                Ok::<_, ClientError>(text)
-            })
-            .await?
-            .clone();
-        Ok(match asked {
-            Some(prediction) => Answer::Predicted(text, prediction),
-            None => Answer::Repeated(text),
-        })
+        let cell = self.cell(&features);
+        let ask = async || {
+            let prediction = oracle.predict(features).await?;
+            let fields: Fields = oracle.fields(&prediction).into();
+            asked = Some(prediction);
+            Ok::<_, ClientError>(fields)
+        };
+        let fields = match cell {
+            None => ask().await?,
+            Some(cell) => cell.get_or_try_init(ask).await?.clone(),
+        };
+        Ok((fields, asked))
     }
 }

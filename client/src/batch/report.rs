@@ -35,13 +35,13 @@ pub struct BatchReport {
 impl BatchReport {
     pub(super) fn count(&mut self, answer: &Answer) {
         match answer {
-            Answer::Predicted(_, prediction) => {
+            Answer::Predicted(_, Some(prediction)) => {
                 self.predicted += 1;
                 self.bytes_up += prediction.bytes_up;
                 self.bytes_down += prediction.bytes_down;
                 self.latencies.add(prediction.elapsed);
             }
-            Answer::Repeated(_) => {
+            Answer::Predicted(_, None) => {
                 self.predicted += 1;
                 self.repeated += 1;
             }

@@ -390,6 +390,18 @@ pub(crate) fn quote(field: &[u8], delimiter: u8) -> Vec<u8> {
     out
 }
 
+/// The fields of one line of CSV.
+pub(crate) fn split(line: &[u8], delimiter: u8) -> Vec<String> {
+    let mut parser = Parser::new(delimiter);
+    parser.feed(line);
+    parser.feed(b"\n");
+    let fields = parser.fields();
+    fields
+        .iter()
+        .map(|field| String::from_utf8_lossy(field).into_owned())
+        .collect()
+}
+
 struct Record {
     raw: Vec<u8>,
     end: Vec<u8>,

@@ -241,6 +241,28 @@ fn equal_molecules_are_asked_for_once_when_wanted() {
 }
 
 #[test]
+fn what_an_earlier_run_asked_is_not_asked_again() {
+    let (_folder, mut options) = library(&["CCO", "C", "OCC", "C", "CCO"]);
+    (options.dedupe, options.in_flight) = (true, 1);
+    let oracle = Sums::default();
+    let stop = CancellationToken::new();
+    let first = |heard: Progress| {
+        if heard.rows == 2 {
+            stop.cancel();
+        }
+    };
+    assert!(
+        !block_on(run(&oracle, &options, &stop, first))
+            .unwrap()
+            .complete
+    );
+    options.existing = Existing::Resume;
+    let report = run_all(&oracle, &options).unwrap();
+    assert!(report.complete && report.repeated >= 2);
+    assert_eq!(oracle.asked.into_inner(), 2);
+}
+
+#[test]
 fn nothing_is_asked_twice_after_a_stop() {
     let (_folder, mut options) = library(&["CCO", "C", "CC", "CCC", "CCCC", "CCCCC", "N", "O"]);
     options.in_flight = 2;
@@ -257,6 +279,7 @@ fn nothing_is_asked_twice_after_a_stop() {
     let report = run_all(&oracle, &options).unwrap();
     assert!(report.complete && report.resumed >= 3);
     assert_eq!(oracle.asked.load(Ordering::Relaxed), 8);
+    assert_eq!((report.predicted, report.failed), (8, 0));
     let again = run_all(&oracle, &options).unwrap();
     assert_eq!((again.complete, again.rows), (true, 8));
     assert_eq!(

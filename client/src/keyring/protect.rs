@@ -41,11 +41,15 @@ pub(super) fn protect(
     path: &Path,
     secret: &[u8],
     passphrase: Option<&Passphrase>,
+    work: Option<u8>,
 ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
     let Some(passphrase) = passphrase else {
         return Ok(Zeroizing::new(secret.to_vec()));
     };
-    let recipient = age::scrypt::Recipient::new(passphrase.secret());
+    let mut recipient = age::scrypt::Recipient::new(passphrase.secret());
+    if let Some(work) = work {
+        recipient.set_work_factor(work);
+    }
     let sealed = age::encrypt(&recipient, secret);
     sealed
         .map(Zeroizing::new)

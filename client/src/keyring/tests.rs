@@ -2,7 +2,9 @@ use super::*;
 
 fn ring() -> (tempfile::TempDir, Keyring) {
     let folder = tempfile::tempdir().unwrap();
-    let ring = Keyring::open(&folder.path().join("keys")).unwrap();
+    let ring = Keyring::open(&folder.path().join("keys"))
+        .unwrap()
+        .with_work_factor(8);
     (folder, ring)
 }
 

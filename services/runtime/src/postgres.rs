@@ -218,6 +218,11 @@ fn socket_folder(folder: &Path, owner: Option<(Uid, Gid)>) -> Result<PathBuf, Ru
     Ok(short)
 }
 
+/// Folder with PostgreSQL's programs, when they are installed.
+pub fn installed() -> Option<PathBuf> {
+    find_binaries()
+}
+
 /// `$PG_BIN`, then PATH, then the newest under /usr/lib/postgresql.
 fn find_binaries() -> Option<PathBuf> {
     let has = |folder: &PathBuf| folder.join("initdb").exists() && folder.join("pg_ctl").exists();

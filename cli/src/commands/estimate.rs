@@ -1,0 +1,140 @@
+//! `query --estimate`, and the question before a long run.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use chemxor_client::predictor::Predictor;
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use serde_json::json;
+
+use crate::args::{Format, QueryArgs};
+use crate::commands::query::probed;
+use crate::output;
+
+/// How long the first rows of a run are watched before its time is estimated.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// `--estimate`: says what a run will take.
+pub(crate) async fn run(
+    predictor: &Predictor,
+    format: Format,
+    args: &QueryArgs,
+    input: &Path,
+) -> Result<()> {
+    let (estimate, cost, probe) = probed(predictor, args, input).await?;
+    let value = json!({ "model": predictor.model(), "estimate": estimate, "molecule": cost, "probe": probe });
+    output::print(format, &value, || {
+        println!("rows       {}", HumanCount(estimate.rows));
+        match estimate.seconds {
+            Some(seconds) => println!("time       {}", time(seconds)),
+            None => println!("time       not known: the first molecules cannot be read"),
+        }
+        println!("rounds     {} a molecule", estimate.rounds);
+        println!(
+            "bytes      {} up, {} down ({} and {} a molecule)",
+            HumanBytes(estimate.bytes_up),
+            HumanBytes(estimate.bytes_down),
+            HumanCount(cost.bytes_up),
+            HumanCount(cost.bytes_down)
+        );
+        println!("queries    {} of your quota", HumanCount(estimate.rows));
+        println!(
+            "leakage    at most {} bits about the weights ({} a query)",
+            HumanCount(estimate.leakage_bits),
+            cost.leakage_bits
+        );
+        if let Some(queries) = probe["queries"].as_u64() {
+            println!(
+                "probe      {} queries were asked for this estimate",
+                HumanCount(queries)
+            );
+        }
+    })
+}
+
+fn time(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} seconds")
+    } else {
+        HumanDuration(Duration::from_secs_f64(seconds)).to_string()
+    }
+}
+
+/// Watches the first rows of a run.
+pub(crate) struct Watch {
+    total: u64,
+    limit: f64,
+    started: Option<(Instant, u64)>,
+    found: Option<f64>,
+}
+
+impl Watch {
+    /// For a run of `total` rows; `limit` in seconds.
+    pub(crate) fn new(total: u64, limit: f64) -> Self {
+        Self {
+            total,
+            limit,
+            started: None,
+            found: None,
+        }
+    }
+
+    /// Hears that `rows` are done; whether the run must wait for an answer.
+    pub(crate) fn hears(&mut self, rows: u64) -> bool {
+        // the first call comes before the first answer
+        let Some((since, first)) = self.started.filter(|(_, first)| *first < rows) else {
+            self.started = self.started.or(Some((Instant::now(), rows)));
+            return false;
+        };
+        if self.found.is_some() || since.elapsed() < WATCHED {
+            return false;
+        }
+        let rate = (rows - first) as f64 / since.elapsed().as_secs_f64();
+        let left = self.total.saturating_sub(rows) as f64 / rate;
+        self.found = Some(left);
+        left > self.limit
+    }
+
+    /// The seconds that are left, when they are more than the limit.
+    pub(crate) fn too_long(&self) -> Option<f64> {
+        self.found.filter(|left| *left > self.limit)
+    }
+}
+
+/// Asks whether a long run shall go on.
+pub(crate) fn ask(left: f64, limit_minutes: f64, resume: &str) -> Result<()> {
+    let about = time(left);
+    if !std::io::stdin().is_terminal() {
+        bail!(
+            "the run will take about {about}, more than --ask-above {limit_minutes} minutes; go on with `{resume} --yes`"
+        );
+    }
+    eprint!("the run will take about {about}. Go on? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        bail!("stopped; the rows so far are kept: `{resume}`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_long_run_waits_for_an_answer() {
+        for (rows, waits) in [(4_000, false), (1_000_000, true)] {
+            let mut watch = Watch::new(rows, 60.0);
+            assert!(!watch.hears(0));
+            let started = Instant::now().checked_sub(WATCHED).unwrap();
+            watch.started = Some((started, 0));
+            // about a hundred rows a second
+            assert_eq!(watch.hears(300), waits);
+            assert_eq!(watch.too_long().is_some(), waits);
+            assert!(!watch.hears(400), "it asks once");
+        }
+    }
+}
