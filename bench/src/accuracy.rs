@@ -55,6 +55,17 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
                 },
             ),
         ];
+        let models = models.into_iter().chain([
+            ("trees", TrainConfig::preset(ModelKind::Trees)),
+            (
+                "trees-ensemble-5",
+                TrainConfig {
+                    ensemble: 5,
+                    ..TrainConfig::preset(ModelKind::Trees)
+                },
+            ),
+            ("forest", TrainConfig::preset(ModelKind::Forest)),
+        ]);
         for (model, config) in models {
             let begin = Instant::now();
             let (mut float, mut twin, mut rows) = (0.0, 0.0, 0);

@@ -6,6 +6,7 @@ use chemxor_fhe::network::activation::Activation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetsError;
+use crate::trees::TreeSettings;
 
 /// Which model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,10 @@ pub enum ModelKind {
     Linear,
     /// Hidden layers, fully connected. A round more than there are hidden layers.
     Mlp,
+    /// Gradient boosted trees. Two rounds, and exact but for the released rounding.
+    Trees,
+    /// Random forest. Two rounds, exact.
+    Forest,
     /// Convolution 1→32 (3x3, stride 3) and three dense layers on a 32x32 image. Three rounds.
     OlindaZero,
     /// Convolutions 1→32 (stride 3), 32→32 and four dense layers. Five rounds.
@@ -26,9 +31,11 @@ pub enum ModelKind {
 
 impl ModelKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Linear,
         Self::Mlp,
+        Self::Trees,
+        Self::Forest,
         Self::OlindaZero,
         Self::Olinda,
         Self::OlindaOne,
@@ -39,6 +46,8 @@ impl ModelKind {
         match self {
             Self::Linear => "linear",
             Self::Mlp => "mlp",
+            Self::Trees => "trees",
+            Self::Forest => "forest",
             Self::OlindaZero => "olinda-zero",
             Self::Olinda => "olinda",
             Self::OlindaOne => "olinda-one",
@@ -123,6 +132,8 @@ pub struct TrainConfig {
     /// together are the data set.
     #[serde(skip)]
     pub fold: Option<Fold>,
+    /// How trees are grown (trees and forests).
+    pub trees: TreeSettings,
     /// Folder for the state after each epoch and the three best networks. A training that finds
     /// its own state there goes on from it (networks).
     pub checkpoints: Option<PathBuf>,
@@ -163,6 +174,7 @@ impl Default for TrainConfig {
             output_bits: 12,
             test_fraction: 0.2,
             fold: None,
+            trees: TreeSettings::boosted(),
             checkpoints: None,
         }
     }
@@ -176,7 +188,11 @@ impl TrainConfig {
             ..Self::default()
         };
         match kind {
-            ModelKind::Linear | ModelKind::Mlp => base,
+            ModelKind::Linear | ModelKind::Mlp | ModelKind::Trees => base,
+            ModelKind::Forest => Self {
+                trees: TreeSettings::forest(),
+                ..base
+            },
             ModelKind::OlindaZero | ModelKind::Olinda | ModelKind::OlindaOne => Self {
                 epochs: 40,
                 patience: 8,
@@ -200,6 +216,7 @@ impl TrainConfig {
             require(holds, "the fold", shown, "an index below 2 to 20 folds")?;
         }
         self.check_shape()?;
+        self.check_trees()?;
         let within = |value: f64, low: f64, high: f64| value >= low && value < high;
         let number = |holds: bool, what, value: f64, allowed| {
             require(holds, what, value.to_string(), allowed)
@@ -275,6 +292,51 @@ impl TrainConfig {
         )
     }
 
+    fn check_trees(&self) -> Result<(), NetsError> {
+        let trees = &self.trees;
+        let count = |value: usize, most: usize, what, allowed| {
+            let holds = (1..=most).contains(&value);
+            require(holds, what, value.to_string(), allowed)
+        };
+        count(trees.trees, 2000, "the number of trees", "1 to 2000")?;
+        count(trees.depth, 10, "the depth of the trees", "1 to 10")?;
+        count(
+            trees.least_leaf,
+            10_000,
+            "the least number of molecules of a leaf",
+            "1 to 10000",
+        )?;
+        count(
+            trees.patience,
+            10_000,
+            "the patience of boosting",
+            "1 to 10000 trees",
+        )?;
+        for (what, value, allowed) in [
+            ("the rate of boosting", trees.rate, "above 0, at most 1"),
+            ("the part of the rows", trees.rows, "above 0, at most 1"),
+            (
+                "the part of the columns",
+                trees.columns,
+                "above 0, at most 1",
+            ),
+        ] {
+            require(
+                value > 0.0 && value <= 1.0,
+                what,
+                value.to_string(),
+                allowed,
+            )?;
+        }
+        let holds = trees.penalty >= 0.0 && trees.penalty.is_finite();
+        require(
+            holds,
+            "the penalty of leaves",
+            trees.penalty.to_string(),
+            "0 or more",
+        )
+    }
+
     fn check_shape(&self) -> Result<(), NetsError> {
         require(
             (1..=10).contains(&self.ensemble),
@@ -282,6 +344,9 @@ impl TrainConfig {
             self.ensemble.to_string(),
             "1 to 10",
         )?;
+        if self.kind == ModelKind::Trees {
+            return Ok(());
+        }
         if self.kind != ModelKind::Mlp {
             let shown = self.ensemble.to_string();
             let what = "the number of networks in the ensemble";

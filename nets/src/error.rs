@@ -133,6 +133,14 @@ pub enum NetsError {
     /// The network could not be quantised.
     #[error(transparent)]
     Quantise(#[from] chemxor_fhe::network::float::QuantiseError),
+    /// An ensemble without a leaf.
+    #[error(
+        "no tree found a split that helps; use more data, another featuriser or smaller leaves"
+    )]
+    NoTree,
+    /// Leaves that chemxor-fhe refuses.
+    #[error("the trees were refused: {0}; use fewer or shallower trees")]
+    Trees(#[from] chemxor_fhe::network::trees::TreeError),
     /// Weights of sizes too different for integers of 16 bits.
     #[error(
         "the weights differ too much in size to become integers; train with more weight decay or a smaller learning rate"

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `dataset`, `split` | a CSV with every bad row accounted for; seeded split |
 //! | `linear`, `net` | ridge and logistic regression; fully connected and convolutional networks |
+//! | `trees` | gradient boosting and random forests on the public grid |
 //! | `model` | the float model, and from it the integers of chemxor-fhe and a planned step graph |
 //! | `twin` | evaluation of those integers in clear |
 //! | `metrics` | figures of merit with bootstrap intervals |
@@ -27,6 +28,7 @@ mod net;
 mod report;
 mod split;
 mod train;
+mod trees;
 mod twin;
 
 pub use config::{ClassWeights, Fold, ModelKind, Schedule, TrainConfig};
@@ -39,4 +41,5 @@ pub use metrics::{
 };
 pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
 pub use train::{Trained, train};
+pub use trees::{Leaf, Tree, TreeModel, TreeSettings};
 pub use twin::predict_twin;

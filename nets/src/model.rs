@@ -7,12 +7,15 @@ use chemxor_fhe::network::activation::Activation;
 use chemxor_fhe::network::float::{FloatLayer, FloatMap, FloatNet, IntegerNet, Precision};
 
 use crate::error::NetsError;
+use crate::trees::{self, TreeModel};
 
 /// Ready to predict, and to be quantised.
 #[derive(Debug, Clone)]
 pub(crate) enum FloatModel {
     /// Linear models and networks.
     Net(FloatNet),
+    /// Boosted trees and forests, with the featuriser whose grid they split.
+    Trees(TreeModel, Featuriser),
 }
 
 /// Integers, plan and scaling.
@@ -47,6 +50,7 @@ impl FloatModel {
     pub(crate) fn predict(&self, features: &[u16]) -> Vec<f64> {
         match self {
             Self::Net(net) => net.evaluate(features),
+            Self::Trees(model, _) => model.predict(features),
         }
     }
 
@@ -54,6 +58,7 @@ impl FloatModel {
     pub(crate) fn hidden_steps(&self) -> usize {
         match self {
             Self::Net(net) => net.layers.len().saturating_sub(1),
+            Self::Trees(..) => 0,
         }
     }
 
@@ -65,6 +70,15 @@ impl FloatModel {
         output_bits: u8,
     ) -> Result<Quantised, NetsError> {
         match self {
+            Self::Trees(model, featuriser) => {
+                let (graph, weights, outputs) = trees::quantise(model, featuriser, output_bits)?;
+                Ok(Quantised {
+                    weights,
+                    graph,
+                    outputs,
+                    net: None,
+                })
+            }
             Self::Net(net) => {
                 let precision = Precision {
                     activation_bits: bits.to_vec(),

@@ -16,6 +16,7 @@ use crate::matrix::{ActiveColumns, Matrix};
 use crate::model::FloatModel;
 use crate::net::{self, Architecture, Epoch, Folder, Outcome, Part, Settings, Standard};
 use crate::split::{Split, folds, generator, split};
+use crate::trees::{Boosting, Columns, Sample, TreeModel, forest};
 
 /// How far a fit has come.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +55,8 @@ pub(super) fn fit(
             let shape = Architecture::mlp(inputs, &config.hidden, outputs, config.activation);
             networks(dataset, config, learn, active, &shape, notify)
         }
+        ModelKind::Trees => Ok(boosted(dataset, config, learn, notify)),
+        ModelKind::Forest => Ok(random_forest(dataset, config, learn, notify)),
         ModelKind::OlindaZero | ModelKind::Olinda | ModelKind::OlindaOne => {
             let size = dataset.featuriser().len();
             if size != 1024 {
@@ -147,6 +150,159 @@ fn linear(
         validation: splits
             .first()
             .map_or(Vec::new(), |split| split.aside.clone()),
+    }
+}
+
+/// Every row of the data set, for trees. Row numbers are those of the data set.
+fn sample(dataset: &Dataset, config: &TrainConfig, learn: &[usize]) -> Sample {
+    let rows = dataset.rows();
+    let weight_of = class_weights(dataset, config, learn);
+    let outputs = dataset.outputs().len();
+    let levels = usize::from(dataset.featuriser().max_value()) + 1;
+    let size = dataset.featuriser().len();
+    let (mut wanted, mut weights) = (Vec::new(), Vec::new());
+    for row in rows {
+        for output in 0..outputs {
+            let value = dataset.wanted(row, output);
+            wanted.push(if value.is_nan() { 0.0 } else { value });
+            weights.push(if value.is_nan() {
+                0.0
+            } else {
+                f64::from(weight_of(row, output))
+            });
+        }
+    }
+    Sample {
+        columns: Columns::new(rows.iter().map(|row| row.features.as_slice()), size, levels),
+        wanted,
+        weights,
+    }
+}
+
+fn numbers(of: &[usize]) -> Vec<u32> {
+    of.iter().map(|index| *index as u32).collect()
+}
+
+/// Gradient boosting; an ensemble is the mean of boosted models, each stopped by another fold.
+fn boosted(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    learn: &[usize],
+    notify: &mut dyn FnMut(Done),
+) -> Fit {
+    let (rows, task) = (dataset.rows(), dataset.task());
+    let mut rng = generator(config.seed, FIT);
+    let members = config.ensemble;
+    let splits = if members == 1 {
+        vec![split(rows, learn, task, VALIDATION, &mut rng)]
+    } else {
+        folds(rows, learn, task, members, &mut rng)
+    };
+    let sample = sample(dataset, config, learn);
+    let outputs = dataset.outputs().len();
+    let boosting = Boosting {
+        task,
+        outputs,
+        settings: &config.trees,
+    };
+    let mut model = TreeModel {
+        trees: Vec::new(),
+        base: vec![0.0; outputs],
+    };
+    let mut curves = Vec::new();
+    let mut best_epoch = None;
+    for (member, part) in splits.iter().enumerate() {
+        let (learn, check) = (numbers(&part.rest), numbers(&part.aside));
+        let progress = |round: usize, train_loss: f64, validation_loss: f64| {
+            notify(Done {
+                epoch: member * config.trees.trees + round,
+                epochs: members * config.trees.trees,
+                train_loss,
+                validation_loss,
+            });
+        };
+        let (fitted, losses) = boosting.fit(&sample, &learn, &check, &mut rng, progress);
+        best_epoch = (members == 1).then_some(fitted.trees.len() / outputs.max(1));
+        for (base, own) in model.base.iter_mut().zip(&fitted.base) {
+            *base += own / members as f64;
+        }
+        for mut tree in fitted.trees {
+            for leaf in &mut tree.leaves {
+                leaf.value /= members as f64;
+            }
+            model.trees.push(tree);
+        }
+        let epoch = |(train_loss, validation_loss): &(f64, f64)| Epoch {
+            train_loss: *train_loss,
+            validation_loss: *validation_loss,
+        };
+        curves.push(losses.iter().map(epoch).collect::<Vec<_>>());
+    }
+    let validation_losses: Vec<f64> = curves
+        .iter()
+        .flatten()
+        .map(|epoch| epoch.validation_loss)
+        .collect();
+    Fit {
+        model: FloatModel::Trees(model, dataset.featuriser().clone()),
+        epochs_run: validation_losses.len(),
+        best_epoch,
+        penalty: None,
+        curves,
+        validation_losses,
+        validation: splits
+            .first()
+            .map_or(Vec::new(), |split| split.aside.clone()),
+    }
+}
+
+fn random_forest(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    learn: &[usize],
+    notify: &mut dyn FnMut(Done),
+) -> Fit {
+    let (rows, task) = (dataset.rows(), dataset.task());
+    let mut rng = generator(config.seed, FIT);
+    // nothing stops a forest; these molecules serve for the interval of its predictions
+    let Split { rest, aside } = split(rows, learn, task, VALIDATION, &mut rng);
+    let sample = sample(dataset, config, learn);
+    let outputs = dataset.outputs().len();
+    let (sender, receiver) = mpsc::channel::<()>();
+    let sender = std::sync::Mutex::new(sender);
+    let model = std::thread::scope(|scope| {
+        let (sample, rest) = (&sample, numbers(&rest));
+        let grow = scope.spawn(move || {
+            let done = || {
+                if let Ok(sender) = sender.lock() {
+                    // nobody listens any more only when the caller is gone
+                    let _ = sender.send(());
+                }
+            };
+            let (settings, seed) = (&config.trees, config.seed);
+            let model = forest(task, outputs, settings, sample, &rest, seed, done);
+            drop(sender);
+            model
+        });
+        for (done, ()) in receiver.into_iter().enumerate() {
+            notify(Done {
+                epoch: done + 1,
+                epochs: outputs * config.trees.trees,
+                train_loss: 0.0,
+                validation_loss: 0.0,
+            });
+        }
+        grow.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    Fit {
+        model: FloatModel::Trees(model, dataset.featuriser().clone()),
+        epochs_run: config.trees.trees,
+        best_epoch: None,
+        penalty: None,
+        curves: Vec::new(),
+        validation_losses: Vec::new(),
+        validation: aside,
     }
 }
 
