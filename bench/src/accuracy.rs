@@ -58,9 +58,9 @@ pub(crate) fn run(folder: &Path, quick: bool) -> Result<()> {
         let models = models.into_iter().chain([
             ("trees", TrainConfig::preset(ModelKind::Trees)),
             (
-                "trees-ensemble-5",
+                "trees-ensemble-3",
                 TrainConfig {
-                    ensemble: 5,
+                    ensemble: 3,
                     ..TrainConfig::preset(ModelKind::Trees)
                 },
             ),
