@@ -175,9 +175,33 @@ pub(crate) struct PublishArgs {
     /// Workers to authorise, in the order of the steps; by default all that are registered.
     #[arg(long = "worker", value_name = "NAME")]
     pub(crate) workers: Vec<String>,
+    /// How the steps are spread over the workers.
+    #[arg(long, value_enum, default_value_t = SpreadArg::Steps)]
+    pub(crate) spread: SpreadArg,
     /// Name of the signing key.
     #[arg(long, default_value = "publisher", value_name = "NAME")]
     pub(crate) key: String,
+}
+
+/// How steps are spread over workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpreadArg {
+    /// Each worker holds a run of steps; workers beyond the number of steps are replicas.
+    Steps,
+    /// Each worker holds every step.
+    Replicas,
+    /// The workers of a step share its outputs, and the gateway joins them.
+    Shares,
+}
+
+impl From<SpreadArg> for chemxor_client::placement::Spread {
+    fn from(spread: SpreadArg) -> Self {
+        match spread {
+            SpreadArg::Steps => Self::Steps,
+            SpreadArg::Replicas => Self::Replicas,
+            SpreadArg::Shares => Self::Shares,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -28,6 +28,9 @@ fn main() -> ExitCode {
     };
     chemxor_runtime::telemetry::init(args.log_json, if service { "info" } else { "warn" });
     chemxor_runtime::tls::install_provider();
+    if service {
+        chemxor_runtime::operations::install_metrics();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -23,6 +23,7 @@ pub mod files;
 pub mod health;
 pub mod interpret;
 pub mod keyring;
+pub mod placement;
 pub mod predictor;
 pub mod publish;
 pub mod session;

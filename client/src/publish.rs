@@ -11,6 +11,7 @@ use chemxor_proto::{MAX_FRAME_BYTES, STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
 
 use crate::catalog::{call, channel};
+use crate::placement::{Spread, place};
 use crate::{Access, ClientError};
 
 /// What was published.
@@ -20,8 +21,8 @@ pub struct Published {
     pub version: String,
     /// State after submission.
     pub state: String,
-    /// Which worker serves which steps, first to one past the last.
-    pub placements: Vec<(String, u32, u32)>,
+    /// Which worker serves which steps, or which output ciphertexts of a step.
+    pub placements: Vec<v1::Placement>,
     /// Bytes of ciphertext uploaded.
     pub uploaded: u64,
 }
@@ -35,32 +36,15 @@ pub async fn workers(access: &Access) -> Result<Vec<v1::Worker>, ClientError> {
     Ok(workers)
 }
 
-/// Splits `steps` consecutive steps over the workers, as evenly as possible, in order; a model with
-/// fewer steps than workers uses the first ones.
-pub fn place(steps: u32, workers: &[v1::Worker]) -> Vec<v1::Placement> {
-    let parts = (workers.len() as u32).min(steps);
-    (0..parts)
-        .map(|part| v1::Placement {
-            worker: workers[part as usize].name.clone(),
-            first_step: part * steps / parts,
-            end_step: (part + 1) * steps / parts,
-        })
-        .collect()
-}
-
 /// Publishes and submits a bundle to these workers.
 pub async fn publish(
     access: &Access,
     bundle: &Bundle,
     signer: &SigningKey,
     workers: &[v1::Worker],
+    spread: Spread,
 ) -> Result<Published, ClientError> {
-    if workers.is_empty() {
-        let reason = "no worker is registered; start one with `chemxor worker` and try again";
-        return Err(ClientError::Placement(reason.to_owned()));
-    }
-    let steps = bundle.blobs().len() as u32;
-    let placements = place(steps, workers);
+    let placements = place(&bundle.manifest().graph, workers, spread)?;
     let by_name: BTreeMap<&str, &v1::Worker> = workers
         .iter()
         .map(|worker| (worker.name.as_str(), worker))
@@ -141,10 +125,7 @@ pub async fn publish(
     Ok(Published {
         version: submitted.version,
         state: submitted.state,
-        placements: placements
-            .into_iter()
-            .map(|p| (p.worker, p.first_step, p.end_step))
-            .collect(),
+        placements,
         uploaded,
     })
 }
@@ -162,30 +143,4 @@ fn chunks(
     header
         .chain(body)
         .map(|kind| v1::UploadBlobRequest { kind: Some(kind) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placements_cover_every_step_once_and_in_order() {
-        let worker = |i: usize| v1::Worker {
-            name: format!("w{i}"),
-            ..Default::default()
-        };
-        for count in 1..6 {
-            let workers: Vec<_> = (0..count).map(worker).collect();
-            for steps in 1..9 {
-                let placements = place(steps, &workers);
-                let mut next = 0;
-                for placement in &placements {
-                    assert_eq!(placement.first_step, next);
-                    assert!(placement.end_step > next);
-                    next = placement.end_step;
-                }
-                assert_eq!(next, steps);
-            }
-        }
-    }
 }

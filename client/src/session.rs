@@ -180,10 +180,11 @@ impl Session {
         let started = Instant::now();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut events = self.register(number)?;
-        // removes the query from the map however this future ends
-        let _registered = Registered {
+        let mut registered = Registered {
             waiting: self.waiting.clone(),
+            outgoing: self.outgoing.clone(),
             number,
+            done: false,
         };
         let (key, graph) = (self.key.clone(), self.manifest.clone());
         let (mut query, mut message) =
@@ -206,6 +207,7 @@ impl Session {
             match progress? {
                 Progress::Next(next) => message = next,
                 Progress::Done(codes) => {
+                    registered.done = true;
                     let bits = self.manifest.graph.last().output_bits;
                     let scale = |(code, scaling): (&u32, &chemxor_core::OutputScaling)| {
                         scaling.apply(*code, bits)
@@ -263,6 +265,7 @@ impl Session {
                 step,
                 total_bytes,
                 payload,
+                timeout_ms: STEP_DEADLINE.as_millis() as u32,
             };
             let frame = v1::ClientFrame {
                 kind: Some(v1::client_frame::Kind::Step(chunk)),
@@ -317,16 +320,25 @@ impl Session {
     }
 }
 
-/// Takes a query out of the map when its future ends or is dropped.
+/// Takes a query out of the map when its future ends or is dropped; one that was given up is
+/// cancelled at the gateway.
 struct Registered {
     waiting: Arc<Mutex<Waiting>>,
+    outgoing: mpsc::Sender<v1::ClientFrame>,
     number: u64,
+    done: bool,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.queries.remove(&self.number);
+        let gave_up = waiting.queries.remove(&self.number).is_some();
+        if gave_up && !self.done {
+            let cancel = v1::CancelQuery { query: self.number };
+            let kind = Some(v1::client_frame::Kind::Cancel(cancel));
+            // where the queue is full, the step's own time limit ends it
+            let _ = self.outgoing.try_send(v1::ClientFrame { kind });
+        }
     }
 }
 

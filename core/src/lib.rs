@@ -30,6 +30,6 @@ pub use manifest::{
     ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT,
     Manifest, ManifestError, Metrics, OutputScaling, Task,
 };
-pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_header};
+pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
 pub use roles::{Action, Role, RoleSet, allowed};
 pub use signing::{SignatureError, sign_manifest, verify_manifest};

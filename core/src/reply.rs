@@ -37,6 +37,17 @@ pub fn reply_header(head: [u8; 8], first: u32, count: u32) -> [u8; REPLY_HEAD] {
     out
 }
 
+/// Output ciphertexts that a reply or part says it covers; none when it is no reply.
+pub fn reply_groups(reply: &[u8]) -> Option<std::ops::Range<u32>> {
+    let head = reply.get(..REPLY_HEAD)?;
+    let number =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    if &head[..4] != b"CXRE" {
+        return None;
+    }
+    Some(number(8)..number(8).checked_add(number(12))?)
+}
+
 /// Joins parts, given in order, into one reply.
 pub fn join_replies<P: AsRef<[u8]>>(parts: &[P]) -> Result<Vec<u8>, JoinError> {
     let u32_at = |part: &[u8], at: usize| {
@@ -99,6 +110,12 @@ mod tests {
             })
         );
         assert!(join_replies(&[part(2, 1), part(0, 2)]).is_err());
+        assert_eq!(reply_groups(&part(2, 3)), Some(2..5));
+        assert_eq!(reply_groups(b"CXRE"), None);
+        assert_eq!(
+            reply_groups(&reply_header(*b"CXRE\x02\x01\x0d\x00", 2, u32::MAX)),
+            None
+        );
         let mut other = part(2, 1);
         other[6] = 12;
         assert_eq!(

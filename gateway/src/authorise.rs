@@ -11,21 +11,39 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::config::Limits;
-use crate::pool::{Pool, Worker};
+use crate::routes::{Route, Routes};
 
 /// A session that the registry allows.
 pub(crate) struct Grant {
     pub(crate) version: VersionId,
     pub(crate) token_id: String,
     pub(crate) subject: String,
-    /// For each step, the workers that serve it.
-    pub(crate) steps: Vec<Vec<Arc<Worker>>>,
+    /// Whose sessions are counted together.
+    pub(crate) organisation: String,
+    /// Permits that each step takes of a worker.
+    pub(crate) permits: Vec<u32>,
+    routes: Arc<Routes>,
+    /// Who served it when the session began.
+    route: Arc<Route>,
+}
+
+impl Grant {
+    /// Steps of the model.
+    pub(crate) fn steps(&self) -> u32 {
+        self.permits.len() as u32
+    }
+
+    /// Who serves the version now.
+    pub(crate) fn route(&self) -> Arc<Route> {
+        let watched = self.routes.watched(&self.version);
+        watched.unwrap_or_else(|| self.route.clone())
+    }
 }
 
 /// Asks whether the holder of `token` may query `model`, and who serves it.
 pub(crate) async fn authorise(
     mut registry: ControlClient<Channel>,
-    pool: &Pool,
+    routes: &Arc<Routes>,
     limits: &Limits,
     token: &str,
     model: String,
@@ -45,32 +63,22 @@ pub(crate) async fn authorise(
     if grant.version != version.to_string() {
         return Err(internal("the registry gave a manifest with another digest"));
     }
-    let steps = 0..manifest.graph.steps().len() as u32;
+    let permits: Vec<u32> = manifest.graph.steps().iter().map(|s| s.permits()).collect();
+    let known = routes.learn(&grant.workers);
+    let route = Route::new(permits.len() as u32, &grant.placements, &known);
+    let organisation = match grant.organisation.is_empty() {
+        true => grant.subject.clone(),
+        false => grant.organisation,
+    };
     Ok(Grant {
         version,
-        steps: steps.map(|step| replicas(&grant, step, pool)).collect(),
+        route: Arc::new(route),
+        routes: routes.clone(),
+        permits,
+        organisation,
         token_id: grant.token_id,
         subject: grant.subject,
     })
-}
-
-/// The workers that serve a step, each once.
-fn replicas(grant: &v1::AuthorizeSessionResponse, step: u32, pool: &Pool) -> Vec<Arc<Worker>> {
-    let mut replicas: Vec<Arc<Worker>> = Vec::new();
-    for placement in &grant.placements {
-        let serves = (placement.first_step..placement.end_step).contains(&step);
-        if !serves || replicas.iter().any(|w| w.name() == placement.worker) {
-            continue;
-        }
-        let Some(worker) = grant.workers.iter().find(|w| w.name == placement.worker) else {
-            continue;
-        };
-        match pool.learn(worker) {
-            Ok(worker) => replicas.push(worker),
-            Err(error) => tracing::warn!(worker = worker.name, %error, "worker left out"),
-        }
-    }
-    replicas
 }
 
 fn internal(message: &str) -> Status {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chemxor_proto::MAX_STEP_BYTES;
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::tls::TlsFiles;
 use serde::Deserialize;
 
@@ -22,6 +23,9 @@ pub struct GatewayConfig {
     /// Bounds; all have defaults.
     #[serde(default)]
     pub limits: Limits,
+    /// Probes, metrics, reflection.
+    #[serde(default)]
+    pub operations: Operations,
 }
 
 /// Bounds on what sessions may use, and how long anybody is waited for.
@@ -30,6 +34,8 @@ pub struct GatewayConfig {
 pub struct Limits {
     /// Sessions open at the same time.
     pub sessions: usize,
+    /// Sessions of one organisation open at the same time.
+    pub sessions_per_organisation: usize,
     /// Queries of one session that run at the same time; one more is refused.
     pub queries_in_flight: usize,
     /// Steps of one session under evaluation at the same time; one more waits, and the client with it.
@@ -44,6 +50,9 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Attempts to evaluate one step, the first included.
     pub attempts: u32,
+    /// Attempts after the first, in per cent of the steps of the last ten seconds, all sessions
+    /// together; ten a second are always allowed. Keeps a failing worker from being flooded.
+    pub retry_percent: u32,
     /// Milliseconds that a step may take, all attempts together, and that a client may take to
     /// read a frame.
     pub step_timeout_ms: u64,
@@ -52,6 +61,10 @@ pub struct Limits {
     /// Milliseconds without a frame of the client after which a session ends. A query that waits
     /// as long for its client makes room for a new one.
     pub idle_timeout_ms: u64,
+    /// Milliseconds after which a session ends, however busy.
+    pub session_timeout_ms: u64,
+    /// Milliseconds that running queries may take to end when the gateway stops.
+    pub drain_ms: u64,
     /// Milliseconds that a call to the registry may take, and a client to open its session.
     pub registry_timeout_ms: u64,
     /// Milliseconds for which what the registry said of a session is trusted.
@@ -64,6 +77,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sessions: 1024,
+            sessions_per_organisation: 256,
             queries_in_flight: 64,
             steps_in_flight: 64,
             query_ranges: 4096,
@@ -71,9 +85,12 @@ impl Default for Limits {
             partial_bytes: 128 << 20,
             message_bytes: 128 << 20,
             attempts: 3,
+            retry_percent: 20,
             step_timeout_ms: 30_000,
             attempt_timeout_ms: 12_000,
             idle_timeout_ms: 300_000,
+            session_timeout_ms: 86_400_000,
+            drain_ms: 8_000,
             registry_timeout_ms: 5_000,
             recheck_ms: 1_000,
             registry_grace_ms: 60_000,
@@ -87,6 +104,7 @@ impl Limits {
         let refuse = |key, reason: &'static str| Err(GatewayError::Limit { key, reason });
         for (key, value) in [
             ("sessions", self.sessions),
+            ("sessions_per_organisation", self.sessions_per_organisation),
             ("queries_in_flight", self.queries_in_flight),
             ("steps_in_flight", self.steps_in_flight),
             ("query_ranges", self.query_ranges),
@@ -95,6 +113,7 @@ impl Limits {
             ("step_timeout_ms", self.step_timeout_ms as usize),
             ("attempt_timeout_ms", self.attempt_timeout_ms as usize),
             ("idle_timeout_ms", self.idle_timeout_ms as usize),
+            ("session_timeout_ms", self.session_timeout_ms as usize),
             ("registry_timeout_ms", self.registry_timeout_ms as usize),
         ] {
             if value == 0 {
@@ -103,6 +122,9 @@ impl Limits {
             if value > u32::MAX as usize {
                 return refuse(key, "must be less than 2^32");
             }
+        }
+        if self.retry_percent > 1000 {
+            return refuse("retry_percent", "must be at most 1000");
         }
         for (key, value) in [
             ("partial_bytes", self.partial_bytes),
@@ -128,6 +150,14 @@ impl Limits {
 
     pub(crate) fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    pub(crate) fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.session_timeout_ms)
+    }
+
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
     }
 
     pub(crate) fn registry_timeout(&self) -> Duration {

@@ -69,6 +69,17 @@ impl Inbox {
         }
     }
 
+    /// Drops what came of a query.
+    pub(crate) fn forget_query(&mut self, query: u64) {
+        let bytes = &mut self.bytes;
+        self.partial.retain(|at, (_, held)| {
+            if at.0 == query {
+                *bytes -= *held;
+            }
+            at.0 != query
+        });
+    }
+
     /// Adds a chunk; gives the message when it is complete.
     pub(crate) fn push(
         &mut self,
@@ -143,8 +154,9 @@ mod tests {
             Err(InboxError::TooMuch(100))
         );
         assert!(inbox.push((1, 0), 60, &[0; 10]).unwrap().is_some());
-        inbox.forget((2, 0));
+        inbox.forget_query(2);
         assert_eq!(inbox.bytes, 0);
+        assert!(inbox.partial.is_empty());
         let frame = vec![0; MAX_FRAME_BYTES + 1];
         let refused = inbox.push((4, 0), 2 << 20, &frame).unwrap_err();
         assert_eq!(refused.error_id(), ErrorId::FrameTooLarge);

@@ -14,10 +14,12 @@ mod failure;
 mod inbox;
 mod link;
 mod pool;
+mod routes;
 mod service;
 mod session;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chemxor_proto::v1::control_client::ControlClient;
@@ -31,6 +33,8 @@ use tonic::transport::Server;
 
 pub use config::{GatewayConfig, Limits};
 pub use error::GatewayError;
+use pool::Pool;
+use routes::Routes;
 use service::QueryService;
 
 /// How often a silent client is asked whether it is still there, and how long it may take.
@@ -74,14 +78,15 @@ pub async fn start(
     };
     let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
     let addr = listener.local_addr().map_err(refuse)?;
-    let registry = ControlClient::new(tls::connect_lazy(&config.registry, &config.tls)?)
+    let served = serve::Served::new(&config.tls, config.operations)?;
+    let registry = ControlClient::new(tls::connect_lazy(&config.registry, served.identity())?)
         .max_decoding_message_size(MAX_MANIFEST_BYTES + MAX_MESSAGE_BYTES);
-    let server_tls = tls::server_tls(&config.tls)?;
-    let service = QueryService::new(config, registry, stop.clone());
+    let routes = Arc::new(Routes::new(Pool::new(served.identity().clone())));
+    let follow = routes.clone().follow(registry.clone(), stop.clone());
+    let service = QueryService::new(config.limits, routes, registry, stop.clone());
     let sessions = service.sessions();
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
-        .tls_config(server_tls)?
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_service(
@@ -90,7 +95,12 @@ pub async fn start(
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         );
     tracing::info!(%addr, "gateway listens");
-    let task = tokio::spawn(async move { Ok(serve::run(router, listener, stop).await?) });
+    let task = tokio::spawn(async move {
+        let follow = tokio::spawn(follow);
+        let ended = served.run(router, listener, stop).await;
+        follow.abort();
+        Ok(ended?)
+    });
     Ok(RunningGateway {
         addr,
         sessions,

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chemxor_proto::v1::partition_client::PartitionClient;
@@ -27,7 +28,7 @@ const QUEUE: usize = 16;
 pub(crate) struct Reply {
     pub(crate) message: Bytes,
     /// Opaque; for the next step only, never for the client.
-    pub(crate) sealed_state: Bytes,
+    pub(crate) sealed_states: Vec<Bytes>,
     /// Its share of the session's memory, given back when dropped.
     _memory: OwnedSemaphorePermit,
 }
@@ -119,7 +120,8 @@ impl Link {
         &self,
         (query, step): At,
         message: &Bytes,
-        sealed_state: &Bytes,
+        sealed_states: &[Bytes],
+        timeout: Duration,
     ) -> Result<Reply, Failure> {
         let broke = || Failure::unavailable("the stream to the worker broke");
         let (sender, receiver) = oneshot::channel();
@@ -130,42 +132,57 @@ impl Link {
             }
             waiting.steps.insert((query, step), sender);
         }
-        let _registered = Registered {
-            waiting: &self.waiting,
+        let mut registered = Registered {
+            link: self,
             at: (query, step),
+            answered: false,
         };
-        let mut sealed_state = sealed_state.clone();
+        let mut sealed_states = sealed_states.to_vec();
+        let mut timeout_ms = u32::try_from(timeout.as_millis())
+            .unwrap_or(u32::MAX)
+            .max(1);
         for start in (0..message.len()).step_by(MAX_FRAME_BYTES) {
             let chunk = v1::EvaluationChunk {
                 query,
                 step,
                 total_bytes: message.len() as u32,
                 payload: message.slice(start..message.len().min(start + MAX_FRAME_BYTES)),
-                sealed_state: std::mem::take(&mut sealed_state),
+                sealed_states: std::mem::take(&mut sealed_states),
+                timeout_ms: std::mem::take(&mut timeout_ms),
             };
             let kind = Some(worker_request::Kind::Step(chunk));
             let sent = self.requests.send(v1::WorkerRequest { kind }).await;
             sent.map_err(|_| broke())?;
         }
-        receiver.await.map_err(|_| broke())?
+        let outcome = receiver.await;
+        registered.answered = true;
+        outcome.map_err(|_| broke())?
     }
 }
 
-/// Takes a step out of the map however its future ends.
+/// Takes a step out of the map however its future ends, and tells the worker when it was given up.
 struct Registered<'a> {
-    waiting: &'a Mutex<Waiting>,
+    link: &'a Link,
     at: At,
+    answered: bool,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        lock(self.waiting).steps.remove(&self.at);
+        lock(&self.link.waiting).steps.remove(&self.at);
+        if !self.answered {
+            let (query, step) = self.at;
+            let cancel = v1::CancelEvaluation { query, step };
+            let kind = Some(worker_request::Kind::Cancel(cancel));
+            // where the queue is full the evaluation ends at its own time limit
+            let _ = self.link.requests.try_send(v1::WorkerRequest { kind });
+        }
     }
 }
 
 struct Reader {
     inbox: Inbox,
-    sealed: HashMap<At, Bytes>,
+    sealed: HashMap<At, Vec<Bytes>>,
     complete: Arc<Semaphore>,
     waiting: Shared,
 }
@@ -216,17 +233,20 @@ impl Reader {
             self.forget(at);
             return Ok(None);
         }
-        if !chunk.sealed_state.is_empty() {
-            if self.inbox.has_begun(at) || chunk.sealed_state.len() > MAX_SEALED_STATE_BYTES {
+        if !chunk.sealed_states.is_empty() {
+            let bytes: usize = chunk.sealed_states.iter().map(Bytes::len).sum();
+            // a worker leaves the state of its own share, as one part
+            let one = chunk.sealed_states.len() == 1 && bytes <= MAX_SEALED_STATE_BYTES;
+            if self.inbox.has_begun(at) || !one {
                 return Err(malformed());
             }
-            self.sealed.insert(at, chunk.sealed_state);
+            self.sealed.insert(at, chunk.sealed_states);
         }
         let pushed = self.inbox.push(at, chunk.total_bytes, &chunk.payload);
         let Some(message) = pushed.map_err(|_| malformed())? else {
             return Ok(None);
         };
-        let sealed_state = self.sealed.remove(&at).unwrap_or_default();
+        let sealed_states = self.sealed.remove(&at).unwrap_or_default();
         // waiting here stops reading, and so the worker, until the client has read
         let memory = self
             .complete
@@ -235,7 +255,7 @@ impl Reader {
         let memory = memory.await.map_err(|_| malformed())?;
         Ok(Some(Reply {
             message,
-            sealed_state,
+            sealed_states,
             _memory: memory,
         }))
     }

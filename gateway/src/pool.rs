@@ -1,5 +1,5 @@
 //! The workers of the platform as the gateway knows them, and which one to ask: power of two
-//! choices on steps in flight, without those that failed a moment ago.
+//! choices on permits in flight, without those that failed a moment ago.
 //!
 //! Workers are shared by all sessions. One that has moved is reached at its new endpoint by running
 //! sessions too, as soon as any new session has learned of it.
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use chemxor_proto::v1;
 use chemxor_runtime::RuntimeError;
-use chemxor_runtime::tls::{self, TlsFiles};
+use chemxor_runtime::tls::{self, Identity};
 use tonic::transport::Channel;
 
 /// How long a worker that failed is passed over while there are others.
@@ -28,12 +28,12 @@ pub(crate) struct Worker {
     suspect_until: AtomicU64,
 }
 
-/// Counts one step as in flight until dropped.
-pub(crate) struct InFlight<'a>(&'a AtomicUsize);
+/// Counts the permits of one step as in flight until dropped.
+pub(crate) struct InFlight<'a>(&'a AtomicUsize, usize);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -61,9 +61,10 @@ impl Worker {
         self.address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn begin(&self) -> InFlight<'_> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(&self.in_flight)
+    pub(crate) fn begin(&self, permits: u32) -> InFlight<'_> {
+        let permits = permits as usize;
+        self.in_flight.fetch_add(permits, Ordering::Relaxed);
+        InFlight(&self.in_flight, permits)
     }
 
     fn age_ms(&self) -> u64 {
@@ -88,14 +89,14 @@ impl Worker {
 
 /// All workers, by name.
 pub(crate) struct Pool {
-    tls: TlsFiles,
+    identity: Arc<Identity>,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
 }
 
 impl Pool {
-    pub(crate) fn new(tls: TlsFiles) -> Self {
+    pub(crate) fn new(identity: Arc<Identity>) -> Self {
         Self {
-            tls,
+            identity,
             workers: Mutex::default(),
         }
     }
@@ -106,14 +107,14 @@ impl Pool {
         if let Some(known) = workers.get(&worker.name) {
             let mut address = known.address();
             if address.0 != worker.endpoint {
-                let channel = tls::connect_lazy(&worker.endpoint, &self.tls)?;
+                let channel = tls::connect_lazy(&worker.endpoint, &self.identity)?;
                 *address = (worker.endpoint.clone(), channel);
                 known.trust();
             }
             drop(address);
             return Ok(known.clone());
         }
-        let channel = tls::connect_lazy(&worker.endpoint, &self.tls)?;
+        let channel = tls::connect_lazy(&worker.endpoint, &self.identity)?;
         let made = Arc::new(Worker::new(&worker.name, &worker.endpoint, channel));
         workers.insert(worker.name.clone(), made.clone());
         Ok(made)
@@ -174,12 +175,12 @@ pub(crate) fn choose<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use tonic::transport::Endpoint;
 
-    fn workers(count: usize) -> Vec<Arc<Worker>> {
+    pub(crate) fn workers(count: usize) -> Vec<Arc<Worker>> {
         let channel = Endpoint::from_static("http://localhost:1").connect_lazy();
         (0..count)
             .map(|i| {
@@ -195,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn of_two_the_less_busy_is_asked() {
         let workers = workers(2);
-        let _busy = workers[0].begin();
+        let _busy = workers[0].begin(3);
         for random in [0, 1, 0x1_0000, 0x1_0001, u32::MAX] {
             let chosen = choose(&workers, &Tried::default(), random).unwrap();
             assert_eq!(chosen.name(), "w1");

@@ -1,6 +1,8 @@
 //! The gRPC face: lets clients in, has their sessions authorised and starts them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chemxor_core::ErrorId;
@@ -10,26 +12,42 @@ use chemxor_proto::{MAX_PUBLIC_KEYS_BYTES, PROTOCOL_VERSION, v1};
 use chemxor_runtime::peer::peer_subject;
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::{bearer_token, status};
+use data_encoding::HEXLOWER;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
+use tower::retry::budget::TpsBudget;
 
 use crate::authorise::{Recheck, authorise};
-use crate::config::{GatewayConfig, Limits};
-use crate::pool::Pool;
+use crate::config::Limits;
+use crate::routes::Routes;
 use crate::session::Session;
 
 /// Frames waiting for a client to read them.
 const QUEUE: usize = 8;
+/// Steps of this long are what retries are counted against.
+const RETRY_WINDOW: Duration = Duration::from_secs(10);
+/// Retries a second that are always allowed.
+const RETRIES_PER_SECOND: u32 = 10;
+/// Metadata key of the id under which a session stands in the logs.
+const REQUEST_ID: &str = "x-request-id";
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) budget: Arc<TpsBudget>,
+}
 
 pub(crate) struct QueryService {
     registry: ControlClient<Channel>,
-    pool: Pool,
-    limits: Limits,
+    routes: Arc<Routes>,
+    shared: Shared,
     /// How many sessions are open.
     open: Arc<watch::Sender<usize>>,
+    organisations: Arc<Organisations>,
     stop: CancellationToken,
 }
 
@@ -39,19 +57,64 @@ struct Counted(Arc<watch::Sender<usize>>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
+        metrics::gauge!("chemxor_gateway_sessions").decrement(1.0);
+    }
+}
+
+/// Open sessions of each organisation that has any.
+type Organisations = Mutex<HashMap<String, usize>>;
+
+/// Counts a session of an organisation as open until dropped.
+struct Member {
+    organisations: Arc<Organisations>,
+    name: String,
+}
+
+impl Member {
+    fn admit(organisations: &Arc<Organisations>, name: &str, limit: usize) -> Result<Self, Status> {
+        let mut open = organisations.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(name.to_owned()).or_default();
+        if *count >= limit {
+            let message = format!("{count} sessions of {name} are open here; {limit} may be");
+            return Err(status(ErrorId::SessionLimit, message));
+        }
+        *count += 1;
+        drop(open);
+        Ok(Self {
+            organisations: organisations.clone(),
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let organisations = self.organisations.lock();
+        let mut open = organisations.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.name);
+            }
+        }
     }
 }
 
 impl QueryService {
     pub(crate) fn new(
-        config: GatewayConfig,
+        limits: Limits,
+        routes: Arc<Routes>,
         registry: ControlClient<Channel>,
         stop: CancellationToken,
     ) -> Self {
+        let share = limits.retry_percent as f32 / 100.0;
+        let budget = TpsBudget::new(RETRY_WINDOW, RETRIES_PER_SECOND, share);
+        let budget = Arc::new(budget);
         Self {
             registry,
-            pool: Pool::new(config.tls),
-            limits: config.limits,
+            routes,
+            shared: Shared { limits, budget },
+            organisations: Arc::default(),
             open: Arc::new(watch::Sender::new(0)),
             stop,
         }
@@ -63,15 +126,21 @@ impl QueryService {
     }
 
     fn admit(&self) -> Result<Counted, Status> {
+        if self.stop.is_cancelled() {
+            let message = "the gateway stops; open the session elsewhere";
+            return Err(status(ErrorId::WorkerUnavailable, message));
+        }
+        let limit = self.shared.limits.sessions;
         let admitted = self.open.send_if_modified(|open| {
-            let room = *open < self.limits.sessions;
+            let room = *open < limit;
             *open += usize::from(room);
             room
         });
         if admitted {
+            metrics::gauge!("chemxor_gateway_sessions").increment(1.0);
             return Ok(Counted(self.open.clone()));
         }
-        let message = format!("{} sessions are open here", self.limits.sessions);
+        let message = format!("{limit} sessions are open here");
         Err(status(ErrorId::SessionLimit, message))
     }
 }
@@ -115,27 +184,62 @@ impl Query for QueryService {
         &self,
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)
+            .map_err(|_| status(ErrorId::Internal, "the system gives no randomness"))?;
+        let request_id = HEXLOWER.encode(&id);
+        let opened = self.open(id, request).await;
+        let outcome = if opened.is_ok() { "opened" } else { "refused" };
+        metrics::counter!("chemxor_gateway_sessions_total", "outcome" => outcome).increment(1);
+        // the id that stands in the logs of gateway and workers goes to the client either way
+        let header = MetadataValue::try_from(request_id.as_str()).ok();
+        match (opened, header) {
+            (Ok(receiver), header) => {
+                let mut response = Response::new(ReceiverStream::new(receiver));
+                if let Some(header) = header {
+                    response.metadata_mut().insert(REQUEST_ID, header);
+                }
+                Ok(response)
+            }
+            (Err(mut refusal), header) => {
+                let reason = refusal.message();
+                tracing::info!(id = request_id, reason, "session refused");
+                if let Some(header) = header {
+                    refusal.metadata_mut().insert(REQUEST_ID, header);
+                }
+                Err(refusal)
+            }
+        }
+    }
+}
+
+impl QueryService {
+    async fn open(
+        &self,
+        id: [u8; 16],
+        request: Request<Streaming<v1::ClientFrame>>,
+    ) -> Result<mpsc::Receiver<Result<v1::ServerFrame, Status>>, Status> {
         let Subject::Client(_) = peer_subject(&request)? else {
             let message = "only a client's certificate may open a session";
             return Err(status(ErrorId::CertificateRefused, message));
         };
         let token = bearer_token(request.metadata())?;
         let counted = self.admit()?;
+        let limits = self.shared.limits;
         let mut frames = request.into_inner();
-        let (model, public_keys) = opening(&mut frames, &self.limits).await?;
+        let (model, public_keys) = opening(&mut frames, &limits).await?;
         let registry = self.registry.clone();
-        let grant = authorise(registry.clone(), &self.pool, &self.limits, &token, model).await?;
-        let mut id = [0; 16];
-        getrandom::fill(&mut id)
-            .map_err(|_| status(ErrorId::Internal, "the system gives no randomness"))?;
-        let recheck = Recheck::new(registry, &grant, self.limits);
+        let grant = authorise(registry.clone(), &self.routes, &limits, &token, model).await?;
+        let most = limits.sessions_per_organisation;
+        let member = Member::admit(&self.organisations, &grant.organisation, most)?;
+        let recheck = Recheck::new(registry, &grant, limits);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let session = Session::new(id, grant, public_keys, self.limits, sender);
+        let session = Session::new(id, grant, public_keys, &self.shared, sender);
         let stop = self.stop.clone();
         tokio::spawn(async move {
             session.run(frames, recheck, stop).await;
-            drop(counted);
+            drop((member, counted));
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(receiver)
     }
 }

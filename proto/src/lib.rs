@@ -30,6 +30,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Pseudo step number of the state key in [`v1::SealedKey`].
 pub const STATE_KEY_STEP: u32 = u32::MAX;
 
+/// The `.proto` files as an encoded `FileDescriptorSet`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Most workers that share a step.
+pub const MAX_SHARES: usize = 64;
+
 /// Messages and services of version 1.
 #[allow(
     missing_docs,

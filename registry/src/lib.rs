@@ -22,8 +22,9 @@ use chemxor_proto::v1::catalog_server::CatalogServer;
 use chemxor_proto::v1::control_server::ControlServer;
 use chemxor_proto::v1::publishing_server::PublishingServer;
 use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::serve;
-use chemxor_runtime::tls::{TlsFiles, server_tls};
+use chemxor_runtime::tls::TlsFiles;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,9 @@ pub struct RegistryConfig {
     pub database_url: String,
     /// Certificate, key and authority.
     pub tls: TlsFiles,
+    /// Probes, metrics, reflection.
+    #[serde(default)]
+    pub operations: Operations,
 }
 
 /// A registry that is up.
@@ -90,7 +94,6 @@ pub async fn start(
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
-        .tls_config(server_tls(&config.tls)?)?
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
@@ -98,7 +101,8 @@ pub async fn start(
         .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
+    let served = serve::Served::new(&config.tls, config.operations)?;
     tracing::info!(%addr, "registry listens");
-    let task = tokio::spawn(async move { Ok(serve::run(router, listener, stop).await?) });
+    let task = tokio::spawn(async move { Ok(served.run(router, listener, stop).await?) });
     Ok(RunningRegistry { addr, store, task })
 }

@@ -101,7 +101,8 @@ fn check_placements(
         return Err(argument("a version is placed on at most 256 workers"));
     }
     let mut keys = BTreeSet::new();
-    let mut served = vec![false; steps as usize];
+    // for each step, the shares of it that are served; (0, 0) is the whole step
+    let mut served = vec![BTreeSet::new(); steps as usize];
     for place in placements {
         let (first, end) = (place.first_step, place.end_step);
         place
@@ -112,19 +113,43 @@ fn check_placements(
             let message = format!("worker {:?} is placed on no step", place.worker);
             return Err(argument(message));
         }
+        let share = (place.first_group, place.end_group);
+        if share != (0, 0) && (share.0 >= share.1 || end - first != 1) {
+            let message = format!(
+                "worker {:?}: a share is some output ciphertexts of one step",
+                place.worker
+            );
+            return Err(argument(message));
+        }
         if !keys.insert((place.worker.as_str(), STATE_KEY_STEP)) {
             let message = format!("worker {:?} is placed twice", place.worker);
             return Err(argument(message));
         }
         for step in first..end {
-            served[step as usize] = true;
+            served[step as usize].insert(share);
             keys.insert((place.worker.as_str(), step));
         }
     }
-    match served.iter().position(|served| !served) {
-        Some(step) => Err(argument(format!("no worker is placed on step {step}"))),
+    match served.iter().position(|shares| !is_covered(shares)) {
+        Some(step) => {
+            let message = format!("no worker is placed on step {step}, or on a part of it");
+            Err(argument(message))
+        }
         None => Ok(keys),
     }
+}
+
+/// Whether there is a worker for the whole step, or shares without gap or overlap from 0 on.
+fn is_covered(shares: &BTreeSet<(u32, u32)>) -> bool {
+    let tiled = || {
+        let mut next = 0;
+        shares.iter().all(|(first, end)| {
+            let fits = *first == next;
+            next = *end;
+            fits
+        })
+    };
+    shares.contains(&(0, 0)) || (!shares.is_empty() && tiled())
 }
 
 /// Exactly the wanted keys, each of the right size.

@@ -233,3 +233,37 @@ fn a_batch_that_is_killed_or_stopped_goes_on_where_it_was() {
     };
     assert_eq!((blank(&output), blank(&whole)), (Some(900), Some(900)));
 }
+
+#[test]
+fn a_rolling_restart_costs_no_row() {
+    let mut platform = Platform::start(2);
+    platform.publish_spread("esol", true, "replicas");
+    let input = write_library(&platform, 6000);
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let path = output.to_str().unwrap();
+    let arguments = ["query", "esol", "--input", &input, "--output", path];
+    let mut query = platform
+        .command(&arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let more = |rows: usize| wait_until("more rows", || (rows_of(&partial) > rows).then_some(()));
+    for number in 0..2 {
+        more(rows_of(&partial) + 100);
+        let ended = platform.workers[number].take().unwrap().terminate();
+        assert!(ended.success(), "a drained worker ends well: {ended}");
+        platform.start_worker(number);
+        let log = format!("worker-{}", number + 1);
+        wait_until("the partition", || {
+            (platform.log(&log).matches("partition ready").count() > 1).then_some(())
+        });
+    }
+    more(rows_of(&partial) + 100);
+    let ended = platform.gateway.take().unwrap().terminate();
+    assert!(ended.success(), "a drained gateway ends well: {ended}");
+    platform.start_gateway();
+    let status = query.wait().unwrap();
+    assert!(status.success(), "{status:?} {}", platform.log("gateway"));
+    check_rows(&output, 6000);
+}

@@ -22,6 +22,13 @@ impl Drop for Service {
 }
 
 impl Service {
+    /// SIGTERM; gives how it ended.
+    pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap()
+    }
+
     /// kill -9, and wait until it is gone.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -159,8 +166,13 @@ impl Platform {
     }
 
     pub(crate) fn start_gateway(&mut self) {
+        let listen = match &self.gateway {
+            Some(known) => known.address.replace("localhost", "127.0.0.1"),
+            None => std::fs::read_to_string(self.path("gateway.ready"))
+                .unwrap_or_else(|_| "127.0.0.1:0".to_owned()),
+        };
         let config = format!(
-            "listen = \"127.0.0.1:0\"\nregistry = {:?}\n{}",
+            "listen = {listen:?}\nregistry = {:?}\n{}",
             self.registry_address(),
             self.tls(&Subject::Gateway, "gateway")
         );
@@ -256,6 +268,11 @@ impl Platform {
 
     /// Trains a small model on the repository's data, publishes it and, if asked, approves it.
     pub(crate) fn publish(&self, name: &str, approve: bool) -> String {
+        self.publish_spread(name, approve, "steps")
+    }
+
+    /// The same with the steps spread in this way.
+    pub(crate) fn publish_spread(&self, name: &str, approve: bool, spread: &str) -> String {
         let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv");
         let bundle = self.path(&format!("{name}.cxb")).display().to_string();
         let holdout = self.path("holdout.csv").display().to_string();
@@ -267,7 +284,7 @@ impl Platform {
             self.json(&["keys", "new", "--publisher"]);
             self.json(&["keys", "new"]);
         }
-        let published = self.json(&["publish", &bundle]);
+        let published = self.json(&["publish", &bundle, "--spread", spread]);
         assert_eq!(published["state"], "submitted");
         if approve {
             self.json(&["approve", name]);

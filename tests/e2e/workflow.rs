@@ -54,6 +54,24 @@ fn a_model_is_trained_published_approved_and_queried() {
 }
 
 #[test]
+fn workers_that_share_steps_predict_what_one_worker_would() {
+    let platform = Platform::start(4);
+    platform.publish_spread("esol", true, "shares");
+    let holdout = platform.path("holdout.csv").display().to_string();
+    let report = platform.json(&["evaluate", "esol", "--holdout", &holdout, "--rows", "10"]);
+    for molecule in report["molecules"].as_array().unwrap() {
+        let number = |key: &str| molecule[key].as_f64().unwrap();
+        let difference = (number("encrypted") - number("twin")).abs();
+        assert!(difference < 0.6, "{molecule}");
+    }
+    // the first layer has two output ciphertexts or more, the last one: its workers are replicas
+    let steps = |name: &str| platform.log(name).matches(" bytes_in=").count();
+    let evaluated: Vec<usize> = (1..=4).map(|i| steps(&format!("worker-{i}"))).collect();
+    assert!(evaluated[0] >= 10, "{evaluated:?}");
+    assert!(evaluated.iter().sum::<usize>() >= 20, "{evaluated:?}");
+}
+
+#[test]
 fn a_batch_keeps_every_row_in_its_place() {
     let platform = Platform::start(2);
     platform.publish("esol", true);

@@ -50,11 +50,16 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
         }
         workers = chosen;
     }
-    let done = publish::publish(&access, &bundle, &signer, &workers).await?;
+    let done = publish::publish(&access, &bundle, &signer, &workers, args.spread.into()).await?;
     let placements: Vec<_> = done
         .placements
         .iter()
-        .map(|(worker, first, end)| json!({ "worker": worker, "first_step": first, "end_step": end }))
+        .map(|place| {
+            json!({
+                "worker": place.worker, "first_step": place.first_step, "end_step": place.end_step,
+                "first_group": place.first_group, "end_group": place.end_group,
+            })
+        })
         .collect();
     let name = &bundle.manifest().name;
     let value = json!({
@@ -63,8 +68,17 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
     });
     output::print(format, &value, || {
         println!("{name}@{} is {}", done.version, done.state);
-        for (worker, first, end) in &done.placements {
-            println!("steps {first} to {} run on {worker}", end - 1);
+        for place in &done.placements {
+            let (first, last, worker) = (place.first_step, place.end_step - 1, &place.worker);
+            match (place.first_group, place.end_group) {
+                (0, 0) => println!("steps {first} to {last} run on {worker}"),
+                (from, end) => {
+                    println!(
+                        "output ciphertexts {from} to {} of step {first} run on {worker}",
+                        end - 1
+                    );
+                }
+            }
         }
         println!("{} bytes of encrypted weights uploaded", done.uploaded);
     })

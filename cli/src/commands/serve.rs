@@ -132,7 +132,14 @@ async fn offer(home: &Home, bundle: &Bundle) -> Result<ModelRef> {
         }
         let access = home.registry("publisher")?;
         let workers = publish::workers(&access).await?;
-        publish::publish(&access, bundle, &signer(home, SIGNER)?, &workers).await?;
+        publish::publish(
+            &access,
+            bundle,
+            &signer(home, SIGNER)?,
+            &workers,
+            chemxor_client::placement::Spread::default(),
+        )
+        .await?;
     }
     catalog::approve(
         &home.registry("reviewer")?,

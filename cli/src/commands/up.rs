@@ -12,6 +12,7 @@ use chemxor_core::{Role, RoleSet, WorkerName};
 use chemxor_gateway::{GatewayConfig, Limits};
 use chemxor_registry::RegistryConfig;
 use chemxor_registry::store::Store;
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::postgres::{Durability, LocalCluster};
 use chemxor_runtime::shutdown;
@@ -76,6 +77,7 @@ impl Platform {
             listen: loopback(0),
             database_url,
             tls: authority.issue_to(&Subject::Registry, &folder, "registry")?,
+            operations: Operations::default(),
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;
         let registry_address = format!("localhost:{}", registry.addr().port());
@@ -84,6 +86,7 @@ impl Platform {
             registry: registry_address.clone(),
             tls: authority.issue_to(&Subject::Gateway, &folder, "gateway")?,
             limits: Limits::default(),
+            operations: Operations::default(),
         };
         let gateway = chemxor_gateway::start(config, stop.clone())
             .await
@@ -103,6 +106,8 @@ impl Platform {
                 tls: authority.issue_to(&Subject::Worker(name.clone()), &folder, name.as_str())?,
                 sealing_key: folder.join(format!("{name}.sealing-key")),
                 evaluations: None,
+                memory_limit_mib: None,
+                operations: Operations::default(),
                 name,
             };
             workers.push(chemxor_worker::start(config, stop.clone()).await?);

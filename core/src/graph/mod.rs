@@ -154,6 +154,25 @@ impl StepSpec {
         }
     }
 
+    /// Multiply-accumulates of the step on plain numbers of this size: a public measure of how
+    /// heavy it is beside other steps.
+    pub fn work(&self) -> u64 {
+        let products = match &self.geometry {
+            Geometry::Dense => u64::from(self.inputs) * u64::from(self.outputs),
+            Geometry::Conv2d(conv) => conv.taps() as u64 * u64::from(self.outputs),
+        };
+        match self.kind {
+            StepKind::Static => products,
+            StepKind::Lookup => products << self.input_bits.min(16),
+        }
+    }
+
+    /// Permits that an evaluation of the step takes: one for each begun 2^18 of
+    /// [`StepSpec::work`], about a millisecond of one core.
+    pub fn permits(&self) -> u32 {
+        u32::try_from(self.work() >> 18).unwrap_or(u32::MAX - 1) + 1
+    }
+
     /// Features that the client puts in: `inputs` unless there is an expansion.
     pub fn features(&self) -> usize {
         // a checked graph has an expansion that fits

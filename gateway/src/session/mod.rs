@@ -9,6 +9,7 @@ mod outbox;
 mod state;
 mod steps;
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,23 +18,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chemxor_core::ErrorId;
 use chemxor_proto::v1;
+use chemxor_proto::v1::client_frame::Kind;
 use chemxor_runtime::status::status;
 use data_encoding::HEXLOWER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, Streaming};
+use tower::retry::budget::TpsBudget;
 use tracing::Instrument;
 
 use crate::authorise::{Grant, Recheck};
 use crate::config::Limits;
 use crate::inbox::{At, Inbox};
 use crate::link::ReplyBounds;
+use crate::service::Shared;
 use outbox::{ClientGone, Outbox};
 use state::{Bounds, SessionState};
 use steps::Links;
 
 pub(crate) use outbox::Sender;
+
+/// How often a session that drains looks whether its queries have ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a session ended.
 enum End {
@@ -85,6 +92,10 @@ pub(crate) struct Session {
     outbox: Outbox,
     tally: Tally,
     public_key_bytes: usize,
+    /// Shared by all sessions: how many steps may be tried again.
+    budget: Arc<TpsBudget>,
+    /// The steps under evaluation; cancelling one drops it.
+    running: Mutex<HashMap<At, CancellationToken>>,
     ended: CancellationToken,
 }
 
@@ -93,11 +104,12 @@ impl Session {
         id: [u8; 16],
         grant: Grant,
         public_keys: Bytes,
-        limits: Limits,
+        shared: &Shared,
         client: Sender,
     ) -> Arc<Self> {
+        let limits = shared.limits;
         let bounds = Bounds {
-            steps: grant.steps.len() as u32,
+            steps: grant.steps(),
             running: limits.queries_in_flight,
             ranges: limits.query_ranges,
             patience: limits.idle_timeout(),
@@ -123,6 +135,8 @@ impl Session {
             outbox: Outbox::new(client, limits.step_timeout()),
             tally: Tally::default(),
             public_key_bytes,
+            budget: shared.budget.clone(),
+            running: Mutex::default(),
             ended: CancellationToken::new(),
         })
     }
@@ -158,12 +172,16 @@ impl Session {
         tracing::info!(subject = self.grant.subject, "session opened");
         let tasks = TaskTracker::new();
         let end = tokio::select! {
-            end = self.serve(frames, recheck, &tasks) => end.unwrap_or_else(|end| end),
+            end = self.serve(frames, recheck, &tasks, &stop) => end.unwrap_or_else(|end| end),
             () = self.outbox.closed() => End::Gone,
             () = self.ended.cancelled() => End::Gone,
-            () = stop.cancelled() => {
+            () = self.drained(&stop) => {
                 let message = "the gateway stops; open a new session";
                 End::Refused(status(ErrorId::WorkerUnavailable, message))
+            }
+            () = tokio::time::sleep(self.limits.session_timeout()) => {
+                let message = "the session has reached its time limit; open a new one";
+                End::Refused(status(ErrorId::SessionLimit, message))
             }
         };
         self.ended.cancel();
@@ -179,6 +197,15 @@ impl Session {
             }
         };
         self.summarise(&reason);
+    }
+
+    /// Waits until the gateway stops and the queries that run have ended, or their time is over.
+    async fn drained(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        let begun = Instant::now();
+        while self.state().running() > 0 && begun.elapsed() < self.limits.drain() {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
     }
 
     /// What the gateway saw.
@@ -209,6 +236,7 @@ impl Session {
         mut frames: Streaming<v1::ClientFrame>,
         mut recheck: Recheck,
         tasks: &TaskTracker,
+        stop: &CancellationToken,
     ) -> Result<End, End> {
         let version = self.grant.version.to_string();
         self.outbox.opened(self.id, version).await?;
@@ -216,11 +244,31 @@ impl Session {
         let permits = Arc::new(Semaphore::new(limits.steps_in_flight));
         let memory = Arc::new(Semaphore::new(limits.message_bytes));
         let mut inbox = Inbox::new(limits.partial_messages, limits.partial_bytes);
-        while let Some(chunk) = self.next(&mut frames).await? {
+        let mut timeouts: HashMap<At, Duration> = HashMap::new();
+        while let Some(frame) = self.next(&mut frames).await? {
+            let chunk = match frame {
+                Kind::Step(chunk) => chunk,
+                Kind::Cancel(v1::CancelQuery { query }) => {
+                    inbox.forget_query(query);
+                    timeouts.retain(|at, _| at.0 != query);
+                    self.cancel(query);
+                    continue;
+                }
+                Kind::Open(_) => {
+                    let message = "only steps may follow the first frame";
+                    return Err(status(ErrorId::FrameMalformed, message).into());
+                }
+            };
             let at = (chunk.query, chunk.step);
+            if chunk.timeout_ms > 0 && !inbox.has_begun(at) {
+                // as bounded as the messages that it belongs to
+                timeouts.insert(at, Duration::from_millis(chunk.timeout_ms.into()));
+            }
             let pushed = inbox.push(at, chunk.total_bytes, &chunk.payload);
             let pushed = pushed.map_err(|error| status(error.error_id(), error.to_string()))?;
             let Some(message) = pushed else { continue };
+            let limit = self.limits.step_timeout();
+            let limit = timeouts.remove(&at).map_or(limit, |asked| limit.min(asked));
             let length = message.len();
             self.tally
                 .bytes_up
@@ -230,19 +278,36 @@ impl Session {
                 hold(&memory, length as u32).await?,
                 hold(&permits, 1).await?,
             );
+            metrics::counter!("chemxor_gateway_bytes_total", "direction" => "up")
+                .increment(length as u64);
+            if at.1 == 0 && stop.is_cancelled() {
+                let reason = "the gateway stops; ask again in a new session".to_owned();
+                let id = ErrorId::WorkerUnavailable;
+                self.report(at.0, id, reason).await?;
+                continue;
+            }
             recheck.check().await?;
-            self.begin(at, message, held, tasks).await?;
+            self.begin(at, message, limit, held, tasks).await?;
         }
         // the client sends no more; what it asked for is still answered
         let _all = hold(&permits, limits.steps_in_flight as u32).await?;
         Ok(End::Done)
     }
 
-    /// The next chunk; none when the client has closed its side.
-    async fn next(
-        &self,
-        frames: &mut Streaming<v1::ClientFrame>,
-    ) -> Result<Option<v1::StepChunk>, End> {
+    /// The client gives a query up: its evaluation is dropped and nothing of it is told.
+    fn cancel(&self, query: u64) {
+        let was_running = self.state().cancel(query);
+        lock(&self.running).retain(|at, token| {
+            if at.0 == query {
+                token.cancel();
+            }
+            at.0 != query
+        });
+        tracing::debug!(query, was_running, "query cancelled");
+    }
+
+    /// The next frame; none when the client has closed its side.
+    async fn next(&self, frames: &mut Streaming<v1::ClientFrame>) -> Result<Option<Kind>, End> {
         let frame = tokio::time::timeout(self.limits.idle_timeout(), frames.message())
             .await
             .map_err(|_| {
@@ -252,11 +317,9 @@ impl Session {
             .map_err(|error| unreadable(&error))?;
         match frame {
             None => Ok(None),
-            Some(v1::ClientFrame {
-                kind: Some(v1::client_frame::Kind::Step(chunk)),
-            }) => Ok(Some(chunk)),
-            Some(_) => {
-                let message = "only step chunks may follow the first frame";
+            Some(v1::ClientFrame { kind: Some(kind) }) => Ok(Some(kind)),
+            Some(v1::ClientFrame { kind: None }) => {
+                let message = "a frame of a kind that this gateway does not know";
                 Err(status(ErrorId::FrameMalformed, message).into())
             }
         }
@@ -267,6 +330,7 @@ impl Session {
         self: &Arc<Self>,
         (query, step): At,
         message: Bytes,
+        limit: Duration,
         held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
         tasks: &TaskTracker,
     ) -> Result<(), ClientGone> {
@@ -280,15 +344,19 @@ impl Session {
             }
         };
         let session = self.clone();
+        let cancelled = CancellationToken::new();
+        lock(&self.running).insert((query, step), cancelled.clone());
         let work = async move {
             tokio::select! {
-                told = session.step(evaluation, &message) => {
+                told = session.step(evaluation, &message, limit) => {
                     if told.is_err() {
                         session.ended.cancel();
                     }
                 }
+                () = cancelled.cancelled() => {}
                 () = session.ended.cancelled() => {}
             }
+            lock(&session.running).remove(&(query, step));
             drop(held);
         };
         tasks.spawn(work.in_current_span());
@@ -299,6 +367,10 @@ impl Session {
         self.tally.failed.fetch_add(1, Ordering::Relaxed);
         self.outbox.failed(query, id, message).await
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn hold(semaphore: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, End> {

@@ -71,9 +71,11 @@ impl Outbox {
                 step,
                 total_bytes: message.len() as u32,
                 payload,
+                timeout_ms: 0,
             };
             self.send(Kind::Step(chunk)).await?;
             self.bytes.fetch_add(sent, Ordering::Relaxed);
+            metrics::counter!("chemxor_gateway_bytes_total", "direction" => "down").increment(sent);
         }
         Ok(())
     }

@@ -16,6 +16,9 @@ use chemxor_core::ErrorId;
 
 use super::numbers::{Insertion, NumberSet};
 
+/// What a step left, opaque: one part for each worker that shared it.
+pub(crate) type SealedState = Vec<Bytes>;
+
 /// Why a step is not evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -57,7 +60,7 @@ impl Refusal {
 pub(crate) struct Evaluation {
     query: u64,
     step: u32,
-    sealed_state: Bytes,
+    sealed_state: SealedState,
 }
 
 impl Evaluation {
@@ -70,7 +73,7 @@ impl Evaluation {
     }
 
     /// What the previous step left; empty for step 0.
-    pub(crate) fn sealed_state(&self) -> &Bytes {
+    pub(crate) fn sealed_state(&self) -> &[Bytes] {
         &self.sealed_state
     }
 }
@@ -103,7 +106,7 @@ enum Standing {
     /// The client's message for `step` is awaited since `since`.
     Due {
         step: u32,
-        sealed_state: Bytes,
+        sealed_state: SealedState,
         since: Duration,
     },
     /// `step` is under evaluation.
@@ -157,7 +160,7 @@ impl SessionState {
             }),
             None => {
                 self.make_room(now)?;
-                Ok(Bytes::new())
+                Ok(SealedState::new())
             }
         };
         let remembered = self.used.insert(query);
@@ -194,7 +197,7 @@ impl SessionState {
     pub(crate) fn succeed(
         &mut self,
         done: Evaluation,
-        sealed_state: Bytes,
+        sealed_state: SealedState,
         now: Duration,
     ) -> Settled {
         let Evaluation { query, step, .. } = done;
@@ -220,6 +223,11 @@ impl SessionState {
             Some(_) => Settled::Tell,
             None => Settled::Discard,
         }
+    }
+
+    /// The client gives a query up; says whether it was running. Its number stays used.
+    pub(crate) fn cancel(&mut self, query: u64) -> bool {
+        self.running.remove(&query).is_some()
     }
 
     /// Queries whose numbers are used up.

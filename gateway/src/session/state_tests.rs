@@ -25,6 +25,8 @@ enum Operation {
     Succeed(u64),
     /// The oldest evaluation of the query fails.
     Fail(u64),
+    /// The client gives the query up.
+    Cancel(u64),
     /// Seconds pass.
     Wait(u64),
 }
@@ -32,7 +34,10 @@ enum Operation {
 impl Operation {
     fn query(&self) -> Option<u64> {
         match self {
-            Self::Begin(query, _) | Self::Succeed(query) | Self::Fail(query) => Some(*query),
+            Self::Begin(query, _)
+            | Self::Succeed(query)
+            | Self::Fail(query)
+            | Self::Cancel(query) => Some(*query),
             Self::Wait(_) => None,
         }
     }
@@ -43,7 +48,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => (query.clone(), 0..=STEPS).prop_map(|(q, s)| Operation::Begin(q, s)),
         4 => query.clone().prop_map(Operation::Succeed),
-        1 => query.prop_map(Operation::Fail),
+        1 => query.clone().prop_map(Operation::Fail),
+        1 => query.prop_map(Operation::Cancel),
         1 => (0u64..50).prop_map(Operation::Wait),
     ]
 }
@@ -55,9 +61,14 @@ fn history() -> impl Strategy<Value = Vec<Operation>> {
 /// What the outside saw of one operation.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
-    Began { query: u64, step: u32, state: Bytes },
+    Began {
+        query: u64,
+        step: u32,
+        state: SealedState,
+    },
     Refused(Refusal),
     Settled(Settled),
+    Cancelled(bool),
     Nothing,
 }
 
@@ -68,8 +79,8 @@ struct Run {
     now: Duration,
 }
 
-fn left_by(query: u64, step: u32) -> Bytes {
-    Bytes::from(format!("left by {query}/{step}"))
+fn left_by(query: u64, step: u32) -> SealedState {
+    vec![format!("left by {query}/{step}").into()]
 }
 
 impl Run {
@@ -90,7 +101,7 @@ impl Run {
         match *operation {
             Operation::Begin(query, step) => match self.session.begin(query, step, self.now) {
                 Ok(evaluation) => {
-                    let state = evaluation.sealed_state().clone();
+                    let state = evaluation.sealed_state().to_vec();
                     self.under_way.entry(query).or_default().push(evaluation);
                     Seen::Began { query, step, state }
                 }
@@ -103,6 +114,7 @@ impl Run {
             Operation::Fail(query) => self.oldest(query).map_or(Seen::Nothing, |evaluation| {
                 Seen::Settled(self.session.fail(evaluation))
             }),
+            Operation::Cancel(query) => Seen::Cancelled(self.session.cancel(query)),
             Operation::Wait(seconds) => {
                 self.now += Duration::from_secs(seconds);
                 Seen::Nothing
@@ -157,7 +169,10 @@ proptest! {
                 Seen::Settled(Settled::Discard) => {
                     prop_assert!(operation.query().is_some_and(|query| over.contains(&query)));
                 }
-                Seen::Nothing => {}
+                Seen::Cancelled(true) => {
+                    over.extend(operation.query());
+                }
+                Seen::Cancelled(false) | Seen::Nothing => {}
             }
             prop_assert!(run.session.running() <= running);
         }
@@ -202,7 +217,7 @@ fn refusals_name_what_is_due_and_end_the_query() {
     let busy = session.begin(2, 0, now).unwrap_err();
     assert_eq!(busy, Refusal::Busy { query: 2, step: 0 });
     assert_eq!(
-        session.succeed(first, Bytes::new(), now),
+        session.succeed(first, SealedState::new(), now),
         Settled::Discard,
         "the reply of a query that failed meanwhile stays here"
     );
@@ -235,7 +250,7 @@ fn a_full_session_refuses_without_using_the_number_up() {
 fn a_query_that_its_client_forgot_makes_room() {
     let mut session = SessionState::new(bounds(1));
     let first = begun(&mut session, 1, 0);
-    let settled = session.succeed(first, Bytes::from_static(b"state"), Duration::ZERO);
+    let settled = session.succeed(first, vec![Bytes::from_static(b"state")], Duration::ZERO);
     assert_eq!(settled, Settled::Tell);
     let refused = session.begin(2, 0, Duration::from_secs(60)).unwrap_err();
     assert_eq!(refused, Refusal::TooManyRunning(1));

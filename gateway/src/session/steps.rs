@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chemxor_proto::v1;
+use chemxor_core::{join_replies, reply_groups};
+use chemxor_proto::{MAX_SEALED_STATE_BYTES, v1};
+use tower::retry::budget::Budget;
 
 use super::Session;
 use super::outbox::ClientGone;
@@ -16,6 +18,7 @@ use super::state::{Evaluation, Settled};
 use crate::failure::Failure;
 use crate::link::{Link, Reply, ReplyBounds};
 use crate::pool::{Tried, Worker, choose};
+use crate::routes::{Share, jittered, random};
 
 /// Pause before the same worker is asked again; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -62,18 +65,23 @@ impl Session {
         &self,
         evaluation: Evaluation,
         message: &Bytes,
+        limit: Duration,
     ) -> Result<(), ClientGone> {
         let started = Instant::now();
         let (query, step) = (evaluation.query(), evaluation.step());
-        let outcome = self.evaluate(&evaluation, message).await;
+        let outcome = self.evaluate(&evaluation, message, limit).await;
         let us = started.elapsed().as_micros() as u64;
         let up = message.len();
+        let result = if outcome.is_ok() { "ok" } else { "failed" };
+        metrics::counter!("chemxor_gateway_steps_total", "outcome" => result).increment(1);
+        metrics::histogram!("chemxor_gateway_step_seconds").record(started.elapsed());
         match outcome {
-            Ok((reply, worker)) => {
-                let (down, sealed) = (reply.message.len(), reply.sealed_state.len());
-                tracing::debug!(query, step, us, up, down, sealed, worker, "step");
+            Ok(reply) => {
+                let down = reply.message.len();
+                let sealed = reply.sealed_states.iter().map(Bytes::len).sum();
+                tracing::debug!(query, step, us, up, down, sealed, "step");
                 self.tally.step(sealed);
-                let state = reply.sealed_state.clone();
+                let state = reply.sealed_states.clone();
                 // from here on the step counts as evaluated, whatever happens to the client
                 let settled = self.state().succeed(evaluation, state, self.age());
                 match settled {
@@ -93,26 +101,63 @@ impl Session {
         }
     }
 
-    async fn evaluate<'a>(
-        &'a self,
+    /// The reply of the whole step: from one worker, or joined from those that share it.
+    async fn evaluate(
+        &self,
         evaluation: &Evaluation,
         message: &Bytes,
-    ) -> Result<(Reply, &'a str), Failure> {
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let route = self.grant.route();
+        let deadline = Instant::now() + limit;
+        let step = evaluation.step();
+        match route.step(step) {
+            [] => Err(cannot(step, "no worker is placed there")),
+            [whole] => {
+                let reply = self.share(evaluation, message, whole, deadline).await?;
+                Ok(Answer {
+                    message: reply.message.clone(),
+                    sealed_states: reply.sealed_states.clone(),
+                    _memory: vec![reply],
+                })
+            }
+            shares => {
+                let all = shares
+                    .iter()
+                    .map(|share| self.share(evaluation, message, share, deadline));
+                // the first share that fails for good ends the others
+                join(futures::future::try_join_all(all).await?)
+            }
+        }
+    }
+
+    /// The reply of one share: from one of its replicas, another one when that fails.
+    async fn share(
+        &self,
+        evaluation: &Evaluation,
+        message: &Bytes,
+        share: &Share,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
         let (query, step) = (evaluation.query(), evaluation.step());
-        // the state machine lets no step through that the model lacks
-        let candidates = self.grant.steps.get(step as usize).map_or(&[][..], |c| c);
-        let started = Instant::now();
         let mut tried = Tried::default();
         let mut reason = "no worker is placed there".to_owned();
+        self.budget.deposit();
         for attempt in 0..self.limits.attempts {
-            let Some(worker) = choose(candidates, &tried, random()) else {
+            let Some(worker) = choose(&share.replicas, &tried, random()) else {
                 break;
             };
-            if tried.contains(worker) {
-                tokio::time::sleep(BACKOFF * (1 << attempt.min(6))).await;
+            if attempt > 0 && !self.budget.withdraw() {
+                metrics::counter!("chemxor_gateway_retries_refused_total").increment(1);
+                reason = format!("{reason}; too many steps of late were tried again");
+                break;
             }
-            let left = self.limits.step_timeout().saturating_sub(started.elapsed());
-            let others = candidates
+            if tried.contains(worker) {
+                tokio::time::sleep(jittered(BACKOFF * (1 << attempt.min(6)))).await;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let others = share
+                .replicas
                 .iter()
                 .any(|other| other.name() != worker.name() && !tried.contains(other));
             let limit = if others && attempt + 1 < self.limits.attempts {
@@ -120,11 +165,11 @@ impl Session {
             } else {
                 left
             };
-            let ask = self.ask(worker, evaluation, message);
+            let ask = self.ask(worker, evaluation, message, share, limit);
             reason = match tokio::time::timeout(limit, ask).await {
                 Ok(Ok(reply)) => {
                     worker.trust();
-                    return Ok((reply, worker.name()));
+                    return Ok(reply);
                 }
                 Ok(Err(failure)) if !failure.elsewhere => return Err(failure),
                 Ok(Err(failure)) => {
@@ -137,18 +182,19 @@ impl Session {
                 }
             };
             worker.suspect();
+            let name = worker.name();
+            metrics::counter!("chemxor_gateway_attempts_failed_total", "worker" => name.to_owned())
+                .increment(1);
             tracing::warn!(
                 query,
                 step,
                 attempt,
-                worker = worker.name(),
+                worker = name,
                 reason,
                 "attempt failed"
             );
         }
-        Err(Failure::unavailable(format!(
-            "step {step} cannot be evaluated now: {reason}; ask again in a moment"
-        )))
+        Err(cannot(step, &reason))
     }
 
     async fn ask(
@@ -156,23 +202,55 @@ impl Session {
         worker: &Worker,
         evaluation: &Evaluation,
         message: &Bytes,
+        share: &Share,
+        limit: Duration,
     ) -> Result<Reply, Failure> {
-        let _in_flight = worker.begin();
         let at = (evaluation.query(), evaluation.step());
+        let permits = self.grant.permits.get(at.1 as usize);
+        let _in_flight = worker.begin(permits.copied().unwrap_or(1));
         let link = self.links.to(worker).await?;
-        let reply = link.evaluate(at, message, evaluation.sealed_state());
+        let reply = link.evaluate(at, message, evaluation.sealed_state(), limit);
         let reply = reply.await?;
-        let is_last = at.1 as usize + 1 == self.grant.steps.len();
-        if !is_last && reply.sealed_state.is_empty() {
+        let is_last = at.1 + 1 == self.grant.steps();
+        if !is_last && reply.sealed_states.is_empty() {
             return Err(Failure::unavailable("the worker left no state"));
+        }
+        if share.groups.is_some() && reply_groups(&reply.message) != share.groups {
+            return Err(Failure::unavailable("the worker answered another share"));
         }
         Ok(reply)
     }
 }
 
-fn random() -> u32 {
-    let mut bytes = [0; 4];
-    // without randomness the first worker is as good as any
-    let _ = getrandom::fill(&mut bytes);
-    u32::from_le_bytes(bytes)
+fn cannot(step: u32, reason: &str) -> Failure {
+    Failure::unavailable(format!(
+        "step {step} cannot be evaluated now: {reason}; ask again in a moment"
+    ))
+}
+
+/// What a step gave.
+struct Answer {
+    message: Bytes,
+    sealed_states: Vec<Bytes>,
+    /// The replies' share of the session's memory, until the client has read.
+    _memory: Vec<Reply>,
+}
+
+/// Puts the replies of shares together, in their order.
+fn join(replies: Vec<Reply>) -> Result<Answer, Failure> {
+    let parts: Vec<&Bytes> = replies.iter().map(|reply| &reply.message).collect();
+    let message = join_replies(&parts)
+        .map_err(|error| Failure::unavailable(format!("the shares do not join: {error}")))?;
+    let states = replies
+        .iter()
+        .flat_map(|reply| reply.sealed_states.iter().cloned());
+    let sealed_states: Vec<Bytes> = states.collect();
+    if sealed_states.iter().map(Bytes::len).sum::<usize>() > MAX_SEALED_STATE_BYTES {
+        return Err(Failure::unavailable("the shares left too much state"));
+    }
+    Ok(Answer {
+        message: message.into(),
+        sealed_states,
+        _memory: replies,
+    })
 }

@@ -114,6 +114,7 @@ impl Client {
             step,
             total_bytes,
             payload,
+            timeout_ms: 0,
         }))
         .await;
     }

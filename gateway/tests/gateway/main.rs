@@ -13,5 +13,6 @@ mod platform;
 mod refusals;
 mod registry;
 mod revocation;
+mod routing;
 mod sessions;
 mod worker;

@@ -10,7 +10,9 @@ use chemxor_core::{
 use chemxor_gateway::{GatewayConfig, Limits, RunningGateway};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::ControlServer;
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::pki::{DevAuthority, Subject};
+use chemxor_runtime::serve::Served;
 use chemxor_runtime::tls::{self, TlsFiles};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -123,6 +125,7 @@ impl Platform {
                 worker: name.into(),
                 first_step: run.start,
                 end_step: run.end,
+                ..Default::default()
             });
         }
         let known = workers.iter().map(known).collect();
@@ -131,21 +134,23 @@ impl Platform {
             placements: Mutex::new(placements),
             workers: Mutex::new(known),
             mood: Mutex::new(Mood::Allows),
+            organisation: Mutex::default(),
             checks: Default::default(),
+            changed: Default::default(),
         });
         let registry_tls = issue(&authority, &Subject::Registry, folder.path(), "registry");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let registry_port = listener.local_addr().unwrap().port();
-        let router = Server::builder()
-            .tls_config(tls::server_tls(&registry_tls).unwrap())
-            .unwrap()
-            .add_service(ControlServer::new(RegistryDouble(registry.clone())));
-        tokio::spawn(chemxor_runtime::serve::run(router, listener, stop.clone()));
+        let double = ControlServer::new(RegistryDouble(registry.clone()));
+        let router = Server::builder().add_service(double);
+        let served = Served::new(&registry_tls, Operations::default()).unwrap();
+        tokio::spawn(served.run(router, listener, stop.clone()));
         let config = GatewayConfig {
             listen: ([127, 0, 0, 1], 0).into(),
             registry: format!("localhost:{registry_port}"),
             tls: issue(&authority, &Subject::Gateway, folder.path(), "gateway"),
             limits,
+            operations: Operations::default(),
         };
         let gateway = chemxor_gateway::start(config, stop.clone()).await.unwrap();
         Self {

@@ -75,6 +75,7 @@ fn chunk(total: usize, payload: usize) -> Kind {
     Kind::Step(v1::StepChunk {
         query: 1,
         step: 0,
+        timeout_ms: 0,
         total_bytes: total as u32,
         payload: Bytes::from(vec![0; payload]),
     })
@@ -228,5 +229,33 @@ async fn sessions_over_the_limit_are_refused() {
     assert_eq!(refusal(&status), expected);
     drop(first);
     platform.sessions(0).await;
+    platform.open().await;
+}
+
+#[tokio::test]
+async fn sessions_of_one_organisation_are_limited_and_others_get_in() {
+    let limits = Limits {
+        sessions_per_organisation: 2,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let set = |name: &str| *platform.registry.organisation.lock().unwrap() = name.into();
+    set("basel");
+    let first = platform.open().await;
+    let _second = platform.open().await;
+    let Err(status) = platform.try_open(Some(TOKEN), open_frame()).await else {
+        panic!("the session opened");
+    };
+    let expected = Heard::Refused(Code::ResourceExhausted, Some(ErrorId::SessionLimit));
+    assert_eq!(refusal(&status), expected);
+    assert!(
+        status.metadata().get("x-request-id").is_some(),
+        "{status:?}"
+    );
+    set("geneva");
+    let _other = platform.open().await;
+    drop(first);
+    platform.sessions(2).await;
+    set("basel");
     platform.open().await;
 }

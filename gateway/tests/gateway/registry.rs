@@ -8,6 +8,7 @@ use chemxor_core::{ErrorId, VersionId};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
 use chemxor_runtime::status::status;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -29,12 +30,27 @@ pub(crate) struct Known {
     pub(crate) placements: Mutex<Vec<v1::Placement>>,
     pub(crate) workers: Mutex<Vec<v1::Worker>>,
     pub(crate) mood: Mutex<Mood>,
+    /// Whose sessions are counted together; the subject's when empty.
+    pub(crate) organisation: Mutex<String>,
     pub(crate) checks: AtomicUsize,
+    /// Told when placements or workers change; nobody hears of it before.
+    pub(crate) changed: watch::Sender<u64>,
 }
 
 impl Known {
     pub(crate) fn version(&self) -> String {
         VersionId::of(&self.manifest).to_string()
+    }
+
+    /// What the watch says: nothing until something has changed.
+    fn view(&self) -> v1::PlacementView {
+        v1::PlacementView {
+            versions: vec![v1::VersionPlacements {
+                version: self.version(),
+                placements: self.placements.lock().unwrap().clone(),
+            }],
+            workers: self.workers.lock().unwrap().clone(),
+        }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -57,6 +73,23 @@ pub(crate) struct RegistryDouble(pub(crate) Arc<Known>);
 #[tonic::async_trait]
 impl Control for RegistryDouble {
     type FetchBlobStream = ReceiverStream<Result<v1::FetchBlobResponse, Status>>;
+    type WatchPlacementsStream = ReceiverStream<Result<v1::PlacementView, Status>>;
+
+    async fn watch_placements(
+        &self,
+        _: Request<v1::WatchPlacementsRequest>,
+    ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
+        let (sender, receiver) = mpsc::channel(1);
+        let known = self.0.clone();
+        tokio::spawn(async move {
+            let mut changed = known.changed.subscribe();
+            while changed.changed().await.is_ok() {
+                // an error says that the gateway has gone
+                let _ = sender.send(Ok(known.view())).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
 
     async fn register_worker(
         &self,
@@ -98,6 +131,7 @@ impl Control for RegistryDouble {
             workers: self.0.workers.lock().unwrap().clone(),
             token_id: "t-1".into(),
             subject: "alice@lab".into(),
+            organisation: self.0.organisation.lock().unwrap().clone(),
         }))
     }
 

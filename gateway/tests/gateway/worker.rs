@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use chemxor_core::{ErrorId, Reassembler};
+use chemxor_core::{ErrorId, Reassembler, reply_header};
 use chemxor_proto::v1::partition_server::{Partition, PartitionServer};
 use chemxor_proto::v1::worker_reply::Kind;
 use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_STEP_BYTES, v1};
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::peer::peer_subject;
 use chemxor_runtime::pki::Subject;
-use chemxor_runtime::tls::{TlsFiles, server_tls};
+use chemxor_runtime::serve::Served;
+use chemxor_runtime::tls::TlsFiles;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::client::PATIENCE;
@@ -37,6 +40,8 @@ pub(crate) enum Deed {
     /// Answers once the watched value is true.
     AnswerWhen(watch::Receiver<bool>),
     AnswerWithoutState,
+    /// The output ciphertexts from the first on, so many; each is one byte, its number.
+    AnswerShare(u32, u32),
     /// Sends the state with the second frame instead of the first.
     AnswerWithLateState,
     /// An answer of this many bytes.
@@ -62,6 +67,8 @@ pub(crate) struct Journal {
     pub(crate) open: watch::Sender<usize>,
     /// Steps under evaluation, now and at most so far.
     pub(crate) busy: watch::Sender<(usize, usize)>,
+    /// Steps that were given up.
+    pub(crate) cancelled: watch::Sender<Vec<(u64, u32)>>,
     script: Mutex<Script>,
 }
 
@@ -72,6 +79,7 @@ impl Default for Journal {
             opened: Mutex::default(),
             open: watch::Sender::default(),
             busy: watch::Sender::default(),
+            cancelled: watch::Sender::default(),
             script: Mutex::new(Arc::new(|_| Deed::Answer)),
         }
     }
@@ -105,6 +113,14 @@ pub(crate) fn answer(query: u64, step: u32, message: &[u8]) -> Vec<u8> {
     let mut reply = format!("answer {query}/{step}:").into_bytes();
     reply.extend(message.iter().rev().map(|byte| byte ^ 0x55));
     reply
+}
+
+/// A reply, or a part of one, that covers these output ciphertexts.
+pub(crate) fn part(first: u32, count: u32) -> Vec<u8> {
+    let head = reply_header(*b"CXRE\x02\x01\x0d\x00", first, count);
+    head.into_iter()
+        .chain((first..first + count).map(|number| number as u8))
+        .collect()
 }
 
 /// What a step leaves.
@@ -177,14 +193,21 @@ impl WorkerDouble {
             let Some(request) = request else {
                 return Ok(());
             };
-            let Some(v1::worker_request::Kind::Step(chunk)) = request.kind else {
-                return Err(Status::invalid_argument("only steps"));
+            let chunk = match request.kind {
+                Some(v1::worker_request::Kind::Step(chunk)) => chunk,
+                Some(v1::worker_request::Kind::Cancel(cancel)) => {
+                    let at = (cancel.query, cancel.step);
+                    self.journal.cancelled.send_modify(|list| list.push(at));
+                    continue;
+                }
+                _ => return Err(Status::invalid_argument("only steps")),
             };
+            assert!(chunk.timeout_ms > 0 || partial.contains_key(&(chunk.query, chunk.step)));
             assert!(chunk.payload.len() <= MAX_FRAME_BYTES);
             let at = (chunk.query, chunk.step);
             let slot = partial.entry(at).or_default();
-            if !chunk.sealed_state.is_empty() {
-                slot.1 = chunk.sealed_state;
+            if !chunk.sealed_states.is_empty() {
+                slot.1 = chunk.sealed_states.concat().into();
             }
             let total = chunk.total_bytes as usize;
             let done = slot.0.push(total, &chunk.payload, MAX_STEP_BYTES).unwrap();
@@ -229,7 +252,18 @@ impl WorkerDouble {
             0 => Vec::new(),
             step => sealed(session, job.query, step - 1),
         };
-        if job.sealed_state != expected {
+        // one part, or the same one of each worker that shared the step before
+        let whole = job
+            .sealed_state
+            .len()
+            .checked_rem(expected.len())
+            .unwrap_or(job.sealed_state.len())
+            == 0;
+        let parts = job.sealed_state.chunks(expected.len().max(1));
+        if !whole
+            || job.sealed_state.is_empty() != expected.is_empty()
+            || !parts.into_iter().all(|part| part == expected)
+        {
             return send(replies, failed(&job, ErrorId::StateRefused, false)).await;
         }
         let mut state = match job.step + 1 == self.steps {
@@ -242,6 +276,7 @@ impl WorkerDouble {
                 // an error says that the test is over
                 let _ = gate.wait_for(|open| *open).await;
             }
+            Deed::AnswerShare(first, count) => message = part(first, count),
             Deed::AnswerWithoutState => state = Bytes::new(),
             Deed::AnswerWithLateState => {
                 let total = message.len() as u32;
@@ -271,12 +306,17 @@ impl WorkerDouble {
 }
 
 fn reply(job: &Job, payload: &[u8], total_bytes: u32, sealed_state: Bytes) -> Kind {
+    let sealed_states = match sealed_state.is_empty() {
+        true => Vec::new(),
+        false => vec![sealed_state],
+    };
     Kind::Step(v1::EvaluationChunk {
         query: job.query,
         step: job.step,
         total_bytes,
         payload: Bytes::copy_from_slice(payload),
-        sealed_state,
+        sealed_states,
+        timeout_ms: 0,
     })
 }
 
@@ -333,16 +373,15 @@ impl RunningWorker {
         let service = PartitionServer::new(double)
             .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
             .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
-        let entered = runtime.enter();
-        let address = ([127, 0, 0, 1], port).into();
-        let incoming = TcpIncoming::bind(address).unwrap();
-        let port = incoming.local_addr().unwrap().port();
-        let router = Server::builder()
-            .tls_config(server_tls(tls).unwrap())
-            .unwrap()
-            .add_service(service);
-        runtime.spawn(router.serve_with_incoming(incoming));
-        drop(entered);
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = Served::new(tls, Operations::default()).unwrap();
+        let router = Server::builder().add_service(service);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            served.run(router, listener, CancellationToken::new()).await
+        });
         Self {
             name: name.to_owned(),
             port,

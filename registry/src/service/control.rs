@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::RegistryError;
 use crate::auth;
-use crate::service::{Services, argument, model_ref, version_id};
+use crate::service::{Services, argument, model_ref, version_id, watch};
 use crate::store::WorkerRow;
 
 /// How often workers announce themselves, seconds.
@@ -28,6 +28,15 @@ fn require_own_name(given: &str, certified: &WorkerName) -> Result<(), RegistryE
 #[tonic::async_trait]
 impl Control for Services {
     type FetchBlobStream = BoxStream<'static, Result<v1::FetchBlobResponse, Status>>;
+    type WatchPlacementsStream = BoxStream<'static, Result<v1::PlacementView, Status>>;
+
+    async fn watch_placements(
+        &self,
+        request: Request<v1::WatchPlacementsRequest>,
+    ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
+        auth::gateway(&request)?;
+        Ok(Response::new(watch::views(self.store.clone()).await?))
+    }
 
     async fn register_worker(
         &self,
@@ -103,6 +112,7 @@ impl Control for Services {
             workers: session.workers.iter().map(WorkerRow::to_proto).collect(),
             token_id: session.holder.id.to_string(),
             subject: session.holder.subject,
+            organisation: String::new(),
         }))
     }
 

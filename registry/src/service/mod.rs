@@ -5,6 +5,7 @@ mod admin;
 mod catalog;
 mod control;
 mod publishing;
+mod watch;
 
 use chemxor_core::{ErrorId, ModelRef, VersionId};
 use tonic::Status;

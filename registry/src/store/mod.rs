@@ -7,6 +7,7 @@ mod blobs;
 mod sessions;
 mod tokens;
 mod versions;
+mod view;
 mod workers;
 
 use std::time::Duration;

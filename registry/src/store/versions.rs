@@ -324,11 +324,13 @@ impl Tx {
                 .await?;
         }
         for placement in &request.placements {
-            sqlx::query("insert into placements values ($1, $2, $3, $4)")
+            sqlx::query("insert into placements values ($1, $2, $3, $4, $5, $6)")
                 .bind(digest)
                 .bind(&placement.worker)
                 .bind(placement.first_step as i32)
                 .bind(placement.end_step as i32)
+                .bind(placement.first_group as i32)
+                .bind(placement.end_group as i32)
                 .execute(self.connection())
                 .await?;
         }

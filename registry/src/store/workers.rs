@@ -127,6 +127,8 @@ impl Store {
                     worker: row.try_get("worker")?,
                     first_step: row.try_get::<i32, _>("first_step")? as u32,
                     end_step: row.try_get::<i32, _>("end_step")? as u32,
+                    first_group: row.try_get::<i32, _>("first_group")? as u32,
+                    end_group: row.try_get::<i32, _>("end_group")? as u32,
                 })
             })
             .collect()
@@ -140,7 +142,7 @@ impl Store {
     ) -> Result<Vec<v1::Assignment>, RegistryError> {
         let mut tx = self.begin("assignments").await?;
         let placed = sqlx::query(
-            "select v.digest, v.name, v.manifest, p.first_step, p.end_step
+            "select v.digest, v.name, v.manifest, p.first_step, p.end_step, p.first_group, p.end_group
              from placements p join versions v on v.digest = p.version
              where p.worker = $1 and v.state in ('submitted', 'approved', 'deprecated')
              order by v.created_at, p.first_step",
@@ -190,6 +192,8 @@ impl Store {
                 manifest: row.try_get::<Vec<u8>, _>("manifest")?.into(),
                 first_step: first as u32,
                 end_step: end as u32,
+                first_group: row.try_get::<i32, _>("first_group")? as u32,
+                end_group: row.try_get::<i32, _>("end_group")? as u32,
                 blobs: blobs
                     .iter()
                     .map(|blob| {

@@ -147,6 +147,7 @@ impl Api for Direct<'_> {
             .await;
         let session = session.map_err(refusal)?;
         Ok(v1::AuthorizeSessionResponse {
+            organisation: String::new(),
             version: session.version.version.to_string(),
             manifest: session.version.manifest.into(),
             placements: session.placements,

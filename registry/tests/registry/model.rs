@@ -41,6 +41,8 @@ impl Model {
             placements: placements
                 .iter()
                 .map(|(worker, first_step, end_step)| v1::Placement {
+                    first_group: 0,
+                    end_group: 0,
                     worker: (*worker).to_owned(),
                     first_step: *first_step,
                     end_step: *end_step,

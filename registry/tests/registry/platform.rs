@@ -51,6 +51,7 @@ impl Platform {
         let authority = DevAuthority::create_or_load(folder.path()).unwrap();
         let stop = CancellationToken::new();
         let config = RegistryConfig {
+            operations: Default::default(),
             listen: ([127, 0, 0, 1], 0).into(),
             database_url: database.url.clone(),
             tls: authority

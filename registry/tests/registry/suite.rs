@@ -150,7 +150,7 @@ async fn a_changed_manifest_or_foreign_signature_is_refused(platform: &Platform,
 async fn keys_and_placements_must_fit_the_steps(platform: &Platform, api: &impl Api) {
     platform.register_workers().await;
     type Change = fn(&mut Model);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 12] = [
         ("a step without a worker", |m| {
             m.request.placements.pop();
         }),
@@ -164,6 +164,21 @@ async fn keys_and_placements_must_fit_the_steps(platform: &Platform, api: &impl 
             let place = m.request.placements[0].clone();
             m.request.placements.push(place);
         }),
+        ("a share of two steps", |m| {
+            m.request.placements[0].end_step = 2;
+            m.request.placements[0].end_group = 1;
+        }),
+        ("an empty share", |m| {
+            m.request.placements[0].first_group = 3;
+            m.request.placements[0].end_group = 3;
+        }),
+        (
+            "a share that does not begin at the first output ciphertext",
+            |m| {
+                m.request.placements[0].first_group = 1;
+                m.request.placements[0].end_group = 2;
+            },
+        ),
         ("no state key", |m| {
             m.request.keys.retain(|key| key.step != STATE_KEY_STEP);
         }),

@@ -20,6 +20,17 @@ pub enum RuntimeError {
     /// The transport could not be set up.
     #[error("transport: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The operations port.
+    #[error("cannot listen on {address}: {reason}; choose another `operations.listen` address")]
+    Operations {
+        /// What `operations.listen` says.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The descriptions of the services.
+    #[error("reflection: {0}; report this")]
+    Reflection(String),
     /// A peer cannot be reached.
     #[error(
         "cannot reach {endpoint}: {reason}; check that it runs and that its certificate is of the same authority"

@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod error;
+pub mod incoming;
+pub mod operations;
 pub mod peer;
 pub mod pki;
 pub mod postgres;
@@ -14,5 +16,6 @@ pub mod shutdown;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+mod versioned;
 
 pub use error::RuntimeError;

@@ -1,5 +1,5 @@
 //! Certificates. A subject is a URI in the subject alternative name: `chemxor://gateway`,
-//! `chemxor://worker/NAME`, `chemxor://client/NAME`. The development authority issues them on the
+//! `chemxor://worker/NAME`, `chemxor://client/NAME`, `chemxor://operator/NAME`. The development authority issues them on the
 //! spot for `chemxor up` and tests; production brings its own authority with the same names.
 
 use std::fmt;
@@ -30,6 +30,8 @@ pub enum Subject {
     Worker(WorkerName),
     /// A person's or program's machine.
     Client(WorkerName),
+    /// Whoever runs the platform; for reflection only.
+    Operator(WorkerName),
 }
 
 impl fmt::Display for Subject {
@@ -39,6 +41,7 @@ impl fmt::Display for Subject {
             Self::Gateway => f.write_str("chemxor://gateway"),
             Self::Worker(name) => write!(f, "chemxor://worker/{name}"),
             Self::Client(name) => write!(f, "chemxor://client/{name}"),
+            Self::Operator(name) => write!(f, "chemxor://operator/{name}"),
         }
     }
 }
@@ -57,6 +60,9 @@ impl FromStr for Subject {
             None if rest == "gateway" => Ok(Self::Gateway),
             Some(("worker", name)) => name.parse().map(Self::Worker).map_err(|_| UnknownSubject),
             Some(("client", name)) => name.parse().map(Self::Client).map_err(|_| UnknownSubject),
+            Some(("operator", name)) => {
+                name.parse().map(Self::Operator).map_err(|_| UnknownSubject)
+            }
             _ => Err(UnknownSubject),
         }
     }
@@ -215,7 +221,8 @@ mod tests {
             Subject::Registry,
             Subject::Gateway,
             Subject::Worker(name.clone()),
-            Subject::Client(name),
+            Subject::Client(name.clone()),
+            Subject::Operator(name),
         ] {
             assert_eq!(subject.to_string().parse(), Ok(subject));
         }

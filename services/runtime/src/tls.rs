@@ -2,18 +2,26 @@
 //! one. rustls with aws-lc-rs as the one provider, TLS 1.3 only.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::Deserialize;
-use tonic::transport::{
-    Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig,
-};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
 use zeroize::Zeroizing;
 
 use crate::RuntimeError;
 
 /// How long connecting may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the files are looked at, at most; a look is three calls of `stat`.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// PEM files of one party.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,32 +52,139 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, RuntimeError> {
         .map_err(|error| RuntimeError::file(path, error))
 }
 
-impl TlsFiles {
-    fn load(&self) -> Result<(Certificate, Identity), RuntimeError> {
-        install_provider();
-        let ca = Certificate::from_pem(read(&self.ca)?.as_slice());
-        let identity =
-            Identity::from_pem(read(&self.cert)?.as_slice(), read(&self.key)?.as_slice());
-        Ok((ca, identity))
+/// What a file looked like; another stamp means another content.
+type Stamp = [Option<(SystemTime, u64)>; 3];
+
+fn stamp(files: &TlsFiles) -> Stamp {
+    [&files.ca, &files.cert, &files.key].map(|path| {
+        let data = std::fs::metadata(path).ok()?;
+        Some((data.modified().ok()?, data.len()))
+    })
+}
+
+#[derive(Clone)]
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+/// A party's certificates as the files have them now. New connections look at the files, at most
+/// four times a second; connections that are open stay as they are, so that replacing the files drops no
+/// call. Files that do not fit together (a certificate without its key, while they are being
+/// replaced) are logged, and what was read before goes on.
+pub struct Identity {
+    files: TlsFiles,
+    state: Mutex<(Configs, Stamp, Instant)>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&self.files).finish()
     }
 }
 
-/// For a server; a client without a certificate of the authority is not let in.
-pub fn server_tls(files: &TlsFiles) -> Result<ServerTlsConfig, RuntimeError> {
-    let (ca, identity) = files.load()?;
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(ca))
+impl Identity {
+    /// Reads the files.
+    pub fn load(files: &TlsFiles) -> Result<Arc<Self>, RuntimeError> {
+        install_provider();
+        let stamp = stamp(files);
+        let configs = read_configs(files)?;
+        Ok(Arc::new(Self {
+            files: files.clone(),
+            state: Mutex::new((configs, stamp, Instant::now())),
+        }))
+    }
+
+    fn configs(&self) -> Configs {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.2.elapsed() >= LOOK {
+            state.2 = Instant::now();
+            let now = stamp(&self.files);
+            if now != state.1 {
+                match read_configs(&self.files) {
+                    Ok(configs) => {
+                        tracing::info!(cert = %self.files.cert.display(), "certificates reloaded");
+                        metrics::counter!("chemxor_tls_reloads_total", "outcome" => "ok")
+                            .increment(1);
+                        (state.0, state.1) = (configs, now);
+                    }
+                    Err(error) => {
+                        metrics::counter!("chemxor_tls_reloads_total", "outcome" => "refused")
+                            .increment(1);
+                        tracing::warn!(%error, "new certificates are not used; the old ones go on");
+                    }
+                }
+            }
+        }
+        state.0.clone()
+    }
+
+    /// For the next connection that comes in.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.configs().server
+    }
+
+    /// For the next connection that goes out.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        self.configs().client
+    }
 }
 
-/// For a client of the server called `host`.
-pub fn client_tls(files: &TlsFiles, host: &str) -> Result<ClientTlsConfig, RuntimeError> {
-    let (ca, identity) = files.load()?;
-    Ok(ClientTlsConfig::new()
-        .ca_certificate(ca)
-        .identity(identity)
-        .domain_name(host))
+fn read_configs(files: &TlsFiles) -> Result<Configs, RuntimeError> {
+    let refuse = |path: &Path| {
+        let path = path.to_owned();
+        move |error: &dyn std::fmt::Display| RuntimeError::file(&path, error)
+    };
+    let chain = |path: &Path| {
+        let pem = read(path)?;
+        let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let certs = certs.map_err(|error| refuse(path)(&error))?;
+        match certs.is_empty() {
+            true => Err(refuse(path)(&"holds no certificate in PEM")),
+            false => Ok(certs),
+        }
+    };
+    let mut roots = RootCertStore::empty();
+    for authority in chain(&files.ca)? {
+        roots
+            .add(authority)
+            .map_err(|error| refuse(&files.ca)(&error))?;
+    }
+    let roots = Arc::new(roots);
+    let certs = chain(&files.cert)?;
+    let key_pem = read(&files.key)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| refuse(&files.key)(&error))?;
+    if let Some(until) = certs.first().and_then(|cert| not_after(cert)) {
+        metrics::gauge!("chemxor_certificate_expiry_timestamp_seconds").set(until as f64);
+    }
+    let versions = [&rustls::version::TLS13];
+    let verifier = WebPkiClientVerifier::builder(roots.clone())
+        .build()
+        .map_err(|error| refuse(&files.ca)(&error))?;
+    let mut server = ServerConfig::builder_with_protocol_versions(&versions)
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certs.clone(), key.clone_key())
+        .map_err(|error| refuse(&files.cert)(&error))?;
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let mut client = ClientConfig::builder_with_protocol_versions(&versions)
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certs, key)
+        .map_err(|error| refuse(&files.cert)(&error))?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Configs {
+        server: Arc::new(server),
+        client: Arc::new(client),
+    })
 }
 
-fn endpoint(address: &str, files: &TlsFiles) -> Result<Endpoint, RuntimeError> {
+fn not_after(cert: &CertificateDer<'_>) -> Option<i64> {
+    let (_, cert) = x509_parser::parse_x509_certificate(cert).ok()?;
+    Some(cert.validity().not_after.timestamp())
+}
+
+/// host and endpoint of `host:port`.
+fn endpoint(address: &str) -> Result<(String, Endpoint), RuntimeError> {
     let bad = || RuntimeError::Endpoint(address.chars().take(100).collect());
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
     port.parse::<u16>().map_err(|_| bad())?;
@@ -77,19 +192,40 @@ fn endpoint(address: &str, files: &TlsFiles) -> Result<Endpoint, RuntimeError> {
     if host.is_empty() {
         return Err(bad());
     }
-    let endpoint = Endpoint::from_shared(format!("https://{address}")).map_err(|_| bad())?;
-    Ok(endpoint
-        .tls_config(client_tls(files, host)?)?
+    // the connector below speaks TLS itself; tonic would insist on doing so for https
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad())?;
+    let origin: Uri = format!("https://{address}").parse().map_err(|_| bad())?;
+    let endpoint = endpoint
+        .origin(origin)
         .connect_timeout(CONNECT_DEADLINE)
-        .tcp_nodelay(true)
         .http2_adaptive_window(true)
         .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10)))
+        .keep_alive_timeout(Duration::from_secs(10));
+    Ok((host.to_owned(), endpoint))
+}
+
+/// Opens TCP and TLS to host:port with the certificates of this moment.
+async fn dial(
+    address: String,
+    host: String,
+    identity: Arc<Identity>,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let stream = TcpStream::connect(&address).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+    let connector = TlsConnector::from(identity.client());
+    Ok(TokioIo::new(connector.connect(name, stream).await?))
 }
 
 /// Connects to host:port now.
 pub async fn connect(address: &str, files: &TlsFiles) -> Result<Channel, RuntimeError> {
-    endpoint(address, files)?.connect().await.map_err(|error| {
+    let identity = Identity::load(files)?;
+    let (host, endpoint) = endpoint(address)?;
+    let to = address.to_owned();
+    let connector =
+        tower::service_fn(move |_: Uri| dial(to.clone(), host.clone(), identity.clone()));
+    let connected = endpoint.connect_with_connector(connector).await;
+    connected.map_err(|error| {
         // the useful part is at the end of the chain
         let mut reason = error.to_string();
         let mut source = std::error::Error::source(&error);
@@ -104,9 +240,14 @@ pub async fn connect(address: &str, files: &TlsFiles) -> Result<Channel, Runtime
     })
 }
 
-/// A channel to host:port that connects when first used, and again after a break.
-pub fn connect_lazy(address: &str, files: &TlsFiles) -> Result<Channel, RuntimeError> {
-    Ok(endpoint(address, files)?.connect_lazy())
+/// A channel to host:port that connects when first used, and again after a break, each time with
+/// the certificates of that moment.
+pub fn connect_lazy(address: &str, identity: &Arc<Identity>) -> Result<Channel, RuntimeError> {
+    let (host, endpoint) = endpoint(address)?;
+    let (to, identity) = (address.to_owned(), identity.clone());
+    let connector =
+        tower::service_fn(move |_: Uri| dial(to.clone(), host.clone(), identity.clone()));
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 #[cfg(test)]
@@ -115,14 +256,9 @@ mod tests {
 
     #[test]
     fn endpoints_need_host_and_port() {
-        let files = TlsFiles {
-            ca: "a".into(),
-            cert: "b".into(),
-            key: "c".into(),
-        };
         for address in ["", "localhost", ":1", "localhost:port", "localhost:70000"] {
             assert!(
-                matches!(endpoint(address, &files), Err(RuntimeError::Endpoint(_))),
+                matches!(endpoint(address), Err(RuntimeError::Endpoint(_))),
                 "{address}"
             );
         }

@@ -7,25 +7,30 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use chemxor_runtime::RuntimeError;
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::pki::{DevAuthority, Subject};
-use chemxor_runtime::tls::{TlsFiles, connect, server_tls};
-use chemxor_runtime::{RuntimeError, serve};
+use chemxor_runtime::serve::{READY, Served as Serving};
+use chemxor_runtime::tls::{TlsFiles, connect};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 struct Served {
     address: SocketAddr,
     authority: DevAuthority,
     folder: TempDir,
+    ready: watch::Sender<bool>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), RuntimeError>>,
 }
@@ -39,17 +44,22 @@ async fn served() -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_, unused) = tonic_health::server::health_reporter();
-    let mut server = Server::builder()
-        .tls_config(server_tls(&files).unwrap())
-        .unwrap();
+    let mut server = Server::builder();
     // `run` adds the real health service; a router needs one to begin with
     let router = server.add_optional_service(Some(unused).filter(|_| false));
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve::run(router, listener, stop.clone()));
+    let operations = Operations {
+        reflection: true,
+        ..Operations::default()
+    };
+    let made = Serving::new(&files, operations).unwrap();
+    let ready = made.ready();
+    let task = tokio::spawn(made.run(router, listener, stop.clone()));
     Served {
         address,
         authority,
         folder,
+        ready,
         stop,
         task,
     }
@@ -158,4 +168,123 @@ async fn only_tls_1_3_with_a_certificate_shakes_hands() {
             .is_err_and(|e| e.contains("ProtocolVersion") || e.contains("HandshakeFailure")),
         "{old:?}"
     );
+}
+
+async fn status_of(client: &mut HealthClient<tonic::transport::Channel>, service: &str) -> i32 {
+    let service = service.to_owned();
+    let answer = client.check(HealthCheckRequest { service }).await.unwrap();
+    answer.into_inner().status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_apart_from_liveness() {
+    let served = served().await;
+    let address = format!("localhost:{}", served.address.port());
+    let channel = connect(&address, &served.client()).await.unwrap();
+    let mut client = HealthClient::new(channel);
+    let watched = HealthCheckRequest {
+        service: READY.to_owned(),
+    };
+    let mut changes = client.watch(watched).await.unwrap().into_inner();
+    let (serving, not) = (
+        ServingStatus::Serving as i32,
+        ServingStatus::NotServing as i32,
+    );
+    let mut hear = async || changes.message().await.unwrap().unwrap().status;
+    while hear().await != serving {}
+    served.ready.send_replace(false);
+    assert_eq!(hear().await, not);
+    assert_eq!(status_of(&mut client, READY).await, not);
+    assert_eq!(status_of(&mut client, "").await, serving);
+    served.ready.send_replace(true);
+    assert_eq!(hear().await, serving);
+}
+
+/// The certificate that a server shows now.
+async fn shown(address: &str, files: &TlsFiles) -> Vec<u8> {
+    let identity = chemxor_runtime::tls::Identity::load(files).unwrap();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(identity.client());
+    let name = "localhost".try_into().unwrap();
+    let tls = connector.connect(name, tcp).await.unwrap();
+    tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_certificates_are_used_by_new_connections_and_drop_no_old_one() {
+    let served = served().await;
+    let files = served.client();
+    let address = format!("localhost:{}", served.address.port());
+    let mut old = HealthClient::new(connect(&address, &files).await.unwrap());
+    let first = shown(&address, &files).await;
+    // a certificate without its key, as it is while files are being copied
+    let server = served.folder.path().join("server.pem");
+    let kept = std::fs::read(&server).unwrap();
+    std::fs::copy(&files.cert, &server).unwrap();
+    let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut looks = 0;
+    while looks < 20 {
+        assert_eq!(shown(&address, &files).await, first, "the pair is kept");
+        looks += 1;
+    }
+    std::fs::write(&server, kept).unwrap();
+    let folder = served.folder.path();
+    let again = served
+        .authority
+        .issue_to(&Subject::Registry, folder, "server");
+    again.unwrap();
+    while shown(&address, &files).await == first {
+        assert!(tokio::time::Instant::now() < patience, "never reloaded");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        status_of(&mut old, "").await,
+        ServingStatus::Serving as i32,
+        "the old connection goes on"
+    );
+    // a client that dials again after its own files were replaced shows the new ones
+    let renewed = served.client();
+    assert!(served.answers(&renewed).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_described_to_operators_only() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_response};
+    let served = served().await;
+    let address = format!("localhost:{}", served.address.port());
+    let folder = served.folder.path();
+    let operator = Subject::Operator("olga".parse().unwrap());
+    let operator = served.authority.issue_to(&operator, folder, "operator");
+    let ask = async |files: &TlsFiles| {
+        let channel = connect(&address, files).await.unwrap();
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let asked = ServerReflectionClient::new(channel)
+            .server_reflection_info(tokio_stream::iter([request]))
+            .await?;
+        let answer = asked.into_inner().message().await?;
+        Ok::<_, tonic::Status>(answer.and_then(|answer| answer.message_response))
+    };
+    let Some(server_reflection_response::MessageResponse::ListServicesResponse(list)) =
+        ask(&operator.unwrap()).await.unwrap()
+    else {
+        panic!("the services are listed");
+    };
+    assert!(list.service.iter().any(|s| s.name == "chemxor.v1.Query"));
+    let refused = ask(&served.client()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_shakes_hands_keeps_nobody_waiting() {
+    let served = served().await;
+    let silent: Vec<TcpStream> = (0..32)
+        .map(|_| TcpStream::connect(served.address).unwrap())
+        .collect();
+    assert!(served.answers(&served.client()).await);
+    drop(silent);
 }

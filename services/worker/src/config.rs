@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use chemxor_core::WorkerName;
 use chemxor_fhe::sealing::{SealingError, SealingKeyPair};
+use chemxor_runtime::operations::Operations;
 use chemxor_runtime::tls::TlsFiles;
 use serde::Deserialize;
 
@@ -30,6 +31,13 @@ pub struct WorkerConfig {
     /// Step evaluations at the same time; by default one for each core.
     #[serde(default)]
     pub evaluations: Option<usize>,
+    /// MiB that prepared weights may take; the least recently used versions make room and are
+    /// prepared again when asked for. By default there is no limit.
+    #[serde(default)]
+    pub memory_limit_mib: Option<usize>,
+    /// Probes, metrics, reflection.
+    #[serde(default)]
+    pub operations: Operations,
 }
 
 /// Why a worker does not run.
@@ -70,6 +78,12 @@ pub enum WorkerError {
 }
 
 impl WorkerConfig {
+    /// Bytes that prepared weights may take.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory_limit_mib
+            .map_or(usize::MAX, |mib| mib.saturating_mul(1 << 20))
+    }
+
     pub(crate) fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.evaluations.unwrap_or_else(cores).max(1)

@@ -9,6 +9,7 @@ mod config;
 mod models;
 mod partition;
 mod session;
+mod shelf;
 
 pub use config::{WorkerConfig, WorkerError};
 
@@ -20,6 +21,7 @@ use chemxor_proto::v1::partition_server::PartitionServer;
 use chemxor_proto::{MAX_MESSAGE_BYTES, v1};
 use chemxor_runtime::{serve, tls};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -60,7 +62,11 @@ pub async fn start(
         .map_err(WorkerError::Listen)?;
     let addr = listener.local_addr().map_err(WorkerError::Listen)?;
     let endpoint = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-    let channel = tls::connect_lazy(&config.registry, &config.tls)?;
+    let served = serve::Served::new(&config.tls, config.operations.clone())?;
+    let ready = served.ready();
+    // until the first assignments have been prepared
+    ready.send_replace(false);
+    let channel = tls::connect_lazy(&config.registry, served.identity())?;
     let registry = v1::control_client::ControlClient::new(channel)
         .max_decoding_message_size(4 * MAX_MESSAGE_BYTES);
     let register = v1::RegisterWorkerRequest {
@@ -68,20 +74,19 @@ pub async fn start(
         sealing_key: keys.public().to_vec().into(),
         endpoint,
     };
-    let models = Arc::new(Models::new(config.name.clone(), keys, registry.clone()));
-    let service = PartitionService::new(models.clone(), config.threads());
-    let router = Server::builder()
-        .tls_config(tls::server_tls(&config.tls)?)?
-        .tcp_nodelay(true)
-        .add_service(
-            PartitionServer::new(service)
-                .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
-        );
-    let background = tokio::spawn(keep_current(register, registry, models, stop.clone()));
+    let name = config.name.clone();
+    let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));
+    let service = PartitionService::new(models.clone(), config.threads(), stop.clone());
+    let router = Server::builder().add_service(
+        PartitionServer::new(service)
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
+    );
+    let background = keep_current(register, registry, models, ready, stop.clone());
+    let background = tokio::spawn(background);
     tracing::info!(worker = %config.name, %addr, "worker listens");
     let task = tokio::spawn(async move {
-        let served = serve::run(router, listener, stop.clone()).await;
+        let served = served.run(router, listener, stop.clone()).await;
         stop.cancel();
         // it ends with `stop`
         let _ = background.await;
@@ -95,6 +100,7 @@ async fn keep_current(
     register: v1::RegisterWorkerRequest,
     mut registry: v1::control_client::ControlClient<tonic::transport::Channel>,
     models: Arc<Models>,
+    ready: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
     let mut pause = Duration::from_millis(200);
@@ -106,8 +112,14 @@ async fn keep_current(
         match call.await {
             Ok(Ok(answer)) => {
                 pause = Duration::from_secs(answer.into_inner().heartbeat_s.clamp(1, 60).into());
-                if let Err(error) = models.synchronise().await {
-                    tracing::warn!(%error, "partitions are not up to date");
+                let synchronised = tokio::select! {
+                    synchronised = models.synchronise() => synchronised,
+                    () = stop.cancelled() => return,
+                };
+                match synchronised {
+                    // once prepared it stays ready: the registry may be away for a while
+                    Ok(()) => drop(ready.send_replace(true)),
+                    Err(error) => tracing::warn!(%error, "partitions are not up to date"),
                 }
             }
             Ok(Err(status)) => {

@@ -2,10 +2,11 @@
 //! checked against the signed manifest's commitments, prepared in the Fourier domain.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use chemxor_core::{BlobDigest, Manifest, RingName, VersionId, WorkerName};
+use chemxor_core::{BlobDigest, Manifest, RingName, StepSpec, VersionId, WorkerName};
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::sealing::SealingKeyPair;
 use chemxor_fhe::server::{PreparedStep, StateKey};
@@ -13,16 +14,23 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::{MAX_BLOB_BYTES, STATE_KEY_STEP, v1};
 use tonic::transport::Channel;
 
+use crate::shelf::Shelf;
+
 /// How long fetching one blob may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(120);
 /// How long listing assignments may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Pause between questions to the registry for versions that are not known.
+const ASK_PAUSE: Duration = Duration::from_millis(200);
 
 /// One model version with the steps that this worker holds.
 pub(crate) struct Model {
     pub(crate) version: VersionId,
     pub(crate) rings: Vec<RingName>,
     pub(crate) steps: BTreeMap<u32, PreparedStep>,
+    /// Permits that each step of the graph takes.
+    pub(crate) permits: Vec<u32>,
     pub(crate) state_key: StateKey,
 }
 
@@ -44,13 +52,16 @@ impl From<tonic::Status> for LoadError {
     }
 }
 
-/// All versions that are ready.
+/// The versions that this worker serves: which are assigned, and which of them are prepared.
 pub(crate) struct Models {
     name: WorkerName,
     keys: SealingKeyPair,
     registry: ControlClient<Channel>,
-    ready: RwLock<HashMap<VersionId, Arc<Model>>>,
-    /// One synchronisation at a time.
+    assigned: Mutex<HashMap<VersionId, v1::Assignment>>,
+    shelf: Mutex<Shelf<VersionId, Model>>,
+    /// When the registry was asked for an unknown version.
+    asked: Mutex<Option<Instant>>,
+    /// One synchronisation or preparation at a time, so that memory grows by one model at most.
     busy: tokio::sync::Mutex<()>,
 }
 
@@ -59,36 +70,55 @@ impl Models {
         name: WorkerName,
         keys: SealingKeyPair,
         registry: ControlClient<Channel>,
+        memory: usize,
     ) -> Self {
         Self {
             name,
             keys,
             registry,
-            ready: RwLock::default(),
+            assigned: Mutex::default(),
+            shelf: Mutex::new(Shelf::new(memory)),
+            asked: Mutex::default(),
             busy: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The version, if it is ready; asks the registry once when it is not.
+    /// The version, ready to evaluate. Prepared now when it is assigned but not in memory; the
+    /// registry is asked once when it is not known at all.
     pub(crate) async fn get(&self, version: &VersionId) -> Option<Arc<Model>> {
         if let Some(model) = self.find(version) {
             return Some(model);
         }
-        if let Err(error) = self.synchronise().await {
+        if !lock(&self.assigned).contains_key(version)
+            && self.may_ask()
+            && let Err(error) = self.synchronise().await
+        {
             tracing::warn!(%error, "cannot look for the version");
         }
-        self.find(version)
+        let _one_at_a_time = self.busy.lock().await;
+        if let Some(model) = self.find(version) {
+            return Some(model);
+        }
+        let assignment = lock(&self.assigned).get(version).cloned()?;
+        self.prepare(*version, assignment).await
     }
 
-    fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
-        self.ready
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(version)
-            .cloned()
+    /// Whether the registry may be asked again, for the sake of a version that is not known.
+    fn may_ask(&self) -> bool {
+        let mut asked = lock(&self.asked);
+        let may = asked.is_none_or(|at| at.elapsed() > ASK_PAUSE);
+        if may {
+            *asked = Some(Instant::now());
+        }
+        may
     }
 
-    /// Prepares what is newly assigned, unloads what is not assigned any more.
+    /// The version, if it is in memory.
+    pub(crate) fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
+        lock(&self.shelf).get(version)
+    }
+
+    /// Learns what is assigned, unloads what is not any more, and prepares what fits.
     pub(crate) async fn synchronise(&self) -> Result<(), LoadError> {
         let _one_at_a_time = self.busy.lock().await;
         let mut registry = self.registry.clone();
@@ -101,38 +131,66 @@ impl Models {
             .into_inner();
         let mut wanted = Vec::new();
         for assignment in listed.assignments {
-            let version: VersionId = match assignment.version.parse() {
-                Ok(version) => version,
-                Err(error) => {
-                    tracing::warn!(%error, "assignment with a malformed version");
-                    continue;
-                }
-            };
-            wanted.push(version);
-            if self.find(&version).is_some() {
-                continue;
-            }
-            // one bad version must not keep the others from being served
-            match self.load(version, assignment).await {
-                Ok(model) => {
-                    let bytes: usize = model.steps.values().map(PreparedStep::bytes).sum();
-                    let steps: Vec<u32> = model.steps.keys().copied().collect();
-                    tracing::info!(%version, ?steps, bytes, "partition ready");
-                    let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
-                    ready.insert(version, Arc::new(model));
-                }
-                Err(error) => tracing::error!(%version, %error, "partition refused"),
+            match assignment.version.parse::<VersionId>() {
+                Ok(version) => wanted.push((version, assignment)),
+                Err(error) => tracing::warn!(%error, "assignment with a malformed version"),
             }
         }
-        let mut ready = self.ready.write().unwrap_or_else(PoisonError::into_inner);
-        ready.retain(|version, _| {
-            let keep = wanted.contains(version);
-            if !keep {
-                tracing::info!(%version, "partition unloaded");
+        *lock(&self.assigned) = wanted.iter().cloned().collect();
+        let gone =
+            lock(&self.shelf).retain(|kept| wanted.iter().any(|(version, _)| version == kept));
+        for version in gone {
+            tracing::info!(%version, "partition unloaded");
+        }
+        // the newest first: they are most likely to be asked for, and what is old may not fit
+        for (version, assignment) in wanted.into_iter().rev() {
+            // ciphertext is about as large as what is prepared from it, or smaller
+            let sealed: u64 = assignment.blobs.iter().map(|blob| blob.length).sum();
+            let room = {
+                let shelf = lock(&self.shelf);
+                !shelf.contains(&version) && shelf.has_room(sealed as usize)
+            };
+            if room {
+                self.prepare(version, assignment).await;
             }
-            keep
-        });
+        }
         Ok(())
+    }
+
+    /// Prepares a version and puts it on the shelf; others may have to make room. One bad version
+    /// must not keep the others from being served.
+    async fn prepare(&self, version: VersionId, assignment: v1::Assignment) -> Option<Arc<Model>> {
+        let started = Instant::now();
+        let loaded = self.load(version, assignment).await;
+        let outcome = if loaded.is_ok() { "ok" } else { "refused" };
+        metrics::counter!("chemxor_worker_loads_total", "outcome" => outcome).increment(1);
+        let model = match loaded {
+            Ok(model) => Arc::new(model),
+            Err(error) => {
+                tracing::error!(%version, %error, "partition refused");
+                return None;
+            }
+        };
+        let bytes: usize = model.steps.values().map(PreparedStep::bytes).sum();
+        let steps: Vec<u32> = model.steps.keys().copied().collect();
+        let ms = started.elapsed().as_millis() as u64;
+        tracing::info!(%version, ?steps, bytes, ms, "partition ready");
+        let (evicted, held, count, alone) = {
+            let mut shelf = lock(&self.shelf);
+            let evicted = shelf.put(version, model.clone(), bytes);
+            let alone = !shelf.could_hold(bytes);
+            (evicted, shelf.bytes(), shelf.len(), alone)
+        };
+        if alone {
+            tracing::warn!(%version, bytes, "larger than memory_limit_mib alone; raise it");
+        }
+        for version in &evicted {
+            tracing::info!(%version, "partition unloaded to make room");
+        }
+        metrics::counter!("chemxor_worker_evictions_total").increment(evicted.len() as u64);
+        metrics::gauge!("chemxor_worker_weights_bytes").set(held as f64);
+        metrics::gauge!("chemxor_worker_models").set(count as f64);
+        Some(model)
     }
 
     async fn load(
@@ -162,6 +220,9 @@ impl Models {
                 STATE_KEY_STEP,
             )
             .map_err(|error| refuse(format!("state key: {error}")))?;
+        let share = (assignment.first_group, assignment.end_group);
+        let groups = (share != (0, 0)).then_some(share.0 as usize..share.1 as usize);
+        let manifest = Arc::new(manifest);
         let mut steps = BTreeMap::new();
         for step in assignment.first_step..assignment.end_step {
             let blob = assignment.blobs.iter().find(|blob| blob.step == step);
@@ -174,13 +235,27 @@ impl Models {
                 .keys
                 .open(&key.encapsulated, &key.ciphertext, &version, step)
                 .map_err(|error| refuse(format!("step {step}: {error}")))?;
-            let prepared = prepare(&manifest, &version, step, &key, &sealed)
-                .map_err(|reason| refuse(format!("step {step}: {reason}")))?;
+            let groups = groups.clone();
+            let shared = manifest.clone();
+            // heavy: not on a thread that serves streams
+            let prepared = tokio::task::spawn_blocking(move || {
+                prepare(&shared, &version, step, &key, &sealed, groups)
+            })
+            .await
+            .map_err(|error| refuse(format!("step {step}: {error}")))?
+            .map_err(|reason| refuse(format!("step {step}: {reason}")))?;
             steps.insert(step, prepared);
         }
+        let permits = manifest
+            .graph
+            .steps()
+            .iter()
+            .map(StepSpec::permits)
+            .collect();
         Ok(Model {
             version,
             rings: manifest.graph.rings(),
+            permits,
             steps,
             state_key: StateKey::new(*state_key.expose()),
         })
@@ -220,6 +295,10 @@ impl Models {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Opens, checks and prepares one step. Heavy, but only when a version is new.
 fn prepare(
     manifest: &Manifest,
@@ -227,6 +306,7 @@ fn prepare(
     step: u32,
     key: &chemxor_fhe::sealing::ModelKey,
     sealed: &[u8],
+    groups: Option<Range<usize>>,
 ) -> Result<PreparedStep, String> {
     let index = step as usize;
     let (Some(spec), Some(blob)) = (manifest.graph.steps().get(index), manifest.blobs.get(index))
@@ -243,5 +323,9 @@ fn prepare(
     }
     let weights = StepWeights::from_blob(&plain).map_err(|error| error.to_string())?;
     let is_last = index + 1 == manifest.graph.steps().len();
-    PreparedStep::new(spec, is_last, weights).map_err(|error| error.to_string())
+    let prepared = match groups {
+        None => PreparedStep::new(spec, is_last, weights),
+        Some(groups) => PreparedStep::for_groups(spec, is_last, weights, groups),
+    };
+    prepared.map_err(|error| error.to_string())
 }

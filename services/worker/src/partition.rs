@@ -10,6 +10,7 @@ use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::status;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::models::Models;
@@ -18,18 +19,33 @@ use crate::session;
 /// Replies waiting for the gateway to read them, for each stream.
 const QUEUE: usize = 32;
 
-pub(crate) struct PartitionService {
-    models: Arc<Models>,
-    /// Held while a step is evaluated.
-    permits: Arc<Semaphore>,
+/// What all streams share.
+pub(crate) struct Worker {
+    pub(crate) models: Arc<Models>,
+    /// Held while a step is evaluated: as many as it is heavy.
+    pub(crate) permits: Arc<Semaphore>,
+    most: u32,
+    pub(crate) stop: CancellationToken,
 }
 
+impl Worker {
+    /// Permits that a step takes here: a heavy step alone takes them all, and no more.
+    pub(crate) fn weigh(&self, permits: u32) -> u32 {
+        permits.clamp(1, self.most)
+    }
+}
+
+pub(crate) struct PartitionService(Arc<Worker>);
+
 impl PartitionService {
-    pub(crate) fn new(models: Arc<Models>, evaluations: usize) -> Self {
-        Self {
+    pub(crate) fn new(models: Arc<Models>, evaluations: usize, stop: CancellationToken) -> Self {
+        metrics::gauge!("chemxor_worker_permits").set(evaluations as f64);
+        Self(Arc::new(Worker {
             models,
             permits: Arc::new(Semaphore::new(evaluations)),
-        }
+            most: u32::try_from(evaluations).unwrap_or(u32::MAX),
+            stop,
+        }))
     }
 }
 
@@ -47,11 +63,14 @@ impl Partition for PartitionService {
                 "only a gateway may ask a worker",
             ));
         }
+        if self.0.stop.is_cancelled() {
+            return Err(status(ErrorId::WorkerUnavailable, "the worker stops"));
+        }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let (models, permits) = (self.models.clone(), self.permits.clone());
+        let worker = self.0.clone();
         let stream = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = session::run(stream, &sender, models, permits).await {
+            if let Err(status) = session::run(stream, &sender, worker).await {
                 // the gateway may be gone, then nobody needs the status
                 let _ = sender.send(Err(status)).await;
             }

@@ -1,0 +1,57 @@
+//! Who serves what, all of it at once: what gateways route by.
+
+use chemxor_core::VersionId;
+use chemxor_proto::v1;
+use sqlx::Row;
+
+use crate::RegistryError;
+use crate::store::Store;
+
+impl Store {
+    /// The placements of every version that may be served, and the workers they name.
+    pub async fn placement_view(&self) -> Result<v1::PlacementView, RegistryError> {
+        let mut tx = self.begin("placement view").await?;
+        let rows = sqlx::query(
+            "select p.version, p.worker, p.first_step, p.end_step, p.first_group, p.end_group
+             from placements p join versions v on v.digest = p.version
+             where v.state in ('approved', 'deprecated')
+             order by p.version, p.first_step, p.worker",
+        )
+        .fetch_all(tx.connection())
+        .await?;
+        let mut view = v1::PlacementView::default();
+        for row in &rows {
+            let digest = crate::store::digest(&row.try_get::<Vec<u8>, _>("version")?)?;
+            let version = VersionId::from_bytes(digest).to_string();
+            let number = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i32, _>(column)? as u32);
+            let placement = v1::Placement {
+                worker: row.try_get("worker")?,
+                first_step: number("first_step")?,
+                end_step: number("end_step")?,
+                first_group: number("first_group")?,
+                end_group: number("end_group")?,
+            };
+            match view.versions.last_mut() {
+                Some(last) if last.version == version => last.placements.push(placement),
+                _ => view.versions.push(v1::VersionPlacements {
+                    version,
+                    placements: vec![placement],
+                }),
+            }
+        }
+        let workers = sqlx::query(
+            "select name, endpoint from workers where name in (select worker from placements)
+             order by name",
+        )
+        .fetch_all(tx.connection())
+        .await?;
+        for row in &workers {
+            view.workers.push(v1::Worker {
+                name: row.try_get("name")?,
+                endpoint: row.try_get("endpoint")?,
+                ..Default::default()
+            });
+        }
+        Ok(view)
+    }
+}

@@ -1,0 +1,95 @@
+//! What operators and their tools ask a service: is it alive, is it ready, its metrics in
+//! Prometheus' text form. Plain HTTP on a port of its own, because neither Kubernetes' probes nor a
+//! Prometheus without extra set-up can show a client certificate; nothing secret is said there.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::RuntimeError;
+
+/// The `[operations]` section of every service's configuration file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Operations {
+    /// Address for `/livez`, `/readyz` and `/metrics` in plain HTTP; none by default.
+    pub listen: Option<SocketAddr>,
+    /// Whether operators (certificates with `chemxor://operator/NAME`) may ask for the gRPC
+    /// services' descriptions; nobody by default.
+    pub reflection: bool,
+    /// Milliseconds that running calls may take to end after SIGTERM; 0 means 10 s.
+    pub drain_ms: u64,
+}
+
+/// Upper bounds of the buckets of every `_seconds` histogram.
+const SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+fn recorder() -> Option<&'static PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let install = || {
+        PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .ok()?
+            .install_recorder()
+            .ok()
+    };
+    HANDLE.get_or_init(install).as_ref()
+}
+
+/// Begins to count. Called before anything is counted; again, it does nothing.
+pub fn install_metrics() {
+    let _ = recorder();
+}
+
+/// The metrics of this process as Prometheus reads them.
+pub fn metrics_text() -> String {
+    recorder().map_or_else(String::new, |handle| {
+        handle.run_upkeep();
+        handle.render()
+    })
+}
+
+/// Serves the operations port until `stop`; gives the address, or none when there is no such port.
+pub(crate) async fn serve(
+    operations: &Operations,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+) -> Result<Option<SocketAddr>, RuntimeError> {
+    let Some(address) = operations.listen else {
+        return Ok(None);
+    };
+    let refuse = |reason: std::io::Error| RuntimeError::Operations { address, reason };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let bound = listener.local_addr().map_err(refuse)?;
+    let router = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(|| async { metrics_text() }))
+        .with_state(ready);
+    tracing::info!(addr = %bound, "operations port listens");
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the operations port has ended");
+        }
+    });
+    Ok(Some(bound))
+}
+
+async fn readyz(State(ready): State<watch::Receiver<bool>>) -> (StatusCode, &'static str) {
+    match *ready.borrow() {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    }
+}

@@ -1,0 +1,158 @@
+//! Which models are kept in memory: the least recently used ones make room under a limit on bytes.
+//! Pure; what is taken off the shelf is dropped, and with it wiped, once nobody evaluates with it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// Values with their sizes, in the order of their last use.
+#[derive(Debug)]
+pub(crate) struct Shelf<K, V> {
+    entries: HashMap<K, Entry<V>>,
+    /// Counts uses; larger is more recent.
+    clock: u64,
+    bytes: usize,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: Arc<V>,
+    bytes: usize,
+    used: u64,
+}
+
+impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            clock: 0,
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// The value, now the most recently used one.
+    pub(crate) fn get(&mut self, key: &K) -> Option<Arc<V>> {
+        let entry = self.entries.get_mut(key)?;
+        self.clock += 1;
+        entry.used = self.clock;
+        Some(entry.value.clone())
+    }
+
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Whether so many bytes more would fit as it is.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.saturating_add(bytes) <= self.limit
+    }
+
+    /// Whether a value of this size can be kept at all.
+    pub(crate) fn could_hold(&self, bytes: usize) -> bool {
+        bytes <= self.limit
+    }
+
+    /// Puts a value on the shelf; gives the keys that made room for it, least recently used first.
+    /// A value larger than the limit is put there alone: it was asked for.
+    pub(crate) fn put(&mut self, key: K, value: Arc<V>, bytes: usize) -> Vec<K> {
+        self.remove(&key);
+        let mut made_room = Vec::new();
+        while !self.has_room(bytes) {
+            let oldest = self
+                .entries
+                .iter()
+                .min_by_key(|(key, entry)| (entry.used, **key));
+            let Some(oldest) = oldest.map(|(key, _)| *key) else {
+                break;
+            };
+            self.remove(&oldest);
+            made_room.push(oldest);
+        }
+        self.clock += 1;
+        let used = self.clock;
+        self.bytes += bytes;
+        self.entries.insert(key, Entry { value, bytes, used });
+        made_room
+    }
+
+    /// Takes a value off the shelf.
+    pub(crate) fn remove(&mut self, key: &K) -> bool {
+        let removed = self.entries.remove(key);
+        self.bytes -= removed.as_ref().map_or(0, |entry| entry.bytes);
+        removed.is_some()
+    }
+
+    /// Takes everything off that is not wanted; says what.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) -> Vec<K> {
+        let mut gone: Vec<K> = self
+            .entries
+            .keys()
+            .copied()
+            .filter(|key| !wanted(key))
+            .collect();
+        gone.sort_unstable();
+        for key in &gone {
+            self.remove(key);
+        }
+        gone
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_least_recently_used_makes_room_and_is_dropped() {
+        let mut shelf = Shelf::new(100);
+        let first = Arc::new("first");
+        let gone = Arc::downgrade(&first);
+        assert!(shelf.put(1, first, 50).is_empty());
+        assert!(shelf.put(2, Arc::new("second"), 40).is_empty());
+        assert!(!shelf.has_room(11) && shelf.has_room(10));
+        let in_use = shelf.get(&1).unwrap();
+        assert_eq!(shelf.put(3, Arc::new("third"), 30), [2], "1 was used since");
+        assert_eq!(shelf.put(4, Arc::new("fourth"), 100), [1, 3]);
+        assert!(gone.upgrade().is_some(), "an evaluation still has it");
+        drop(in_use);
+        assert!(gone.upgrade().is_none());
+        assert_eq!(shelf.put(5, Arc::new("large"), 500), [4]);
+        assert!(!shelf.could_hold(500));
+        assert_eq!(shelf.retain(|_| false), [5]);
+        assert_eq!((shelf.bytes(), shelf.len()), (0, 0));
+    }
+
+    proptest! {
+        /// The bytes are those of what is there, and over the limit only with a single value.
+        #[test]
+        fn the_limit_holds(puts in proptest::collection::vec((0u8..8, 0usize..150, any::<bool>()), 0..60)) {
+            let mut shelf = Shelf::new(100);
+            let mut sizes = HashMap::new();
+            for (key, bytes, look) in puts {
+                if look {
+                    prop_assert_eq!(shelf.get(&key).is_some(), shelf.contains(&key));
+                    continue;
+                }
+                sizes.insert(key, bytes);
+                for evicted in shelf.put(key, Arc::new(()), bytes) {
+                    prop_assert!(evicted != key && !shelf.contains(&evicted));
+                    sizes.remove(&evicted);
+                }
+                prop_assert_eq!(shelf.len(), sizes.len());
+                prop_assert_eq!(shelf.bytes(), sizes.values().sum::<usize>());
+                prop_assert!(shelf.bytes() <= 100 || shelf.len() == 1);
+            }
+        }
+    }
+}
