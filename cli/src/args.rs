@@ -1,6 +1,7 @@
 //! The command line.
 
 mod lab;
+mod load;
 mod local;
 mod train;
 
@@ -10,6 +11,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::train::TrainArgs;
 pub(crate) use lab::*;
+pub(crate) use load::LoadArgs;
 pub(crate) use local::*;
 
 /// Encrypted predictions from private drug-discovery models.
@@ -94,6 +96,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24"
     )]
     Evaluate(EvaluateArgs),
+    /// Ask a model over and over; report throughput, latency and bytes.
+    #[command(
+        after_help = "Examples:\n  chemxor load esol --input data/esol.csv --concurrency 1..16 --output load.csv\n  chemxor load esol --input esol-holdout.csv --rate 200 --expect-column twin --tolerance 0.6"
+    )]
+    Load(LoadArgs),
     /// Start everything on this machine in the background: PostgreSQL, registry, gateway and
     /// workers, with real TLS. Running already, it is left as it is.
     #[command(

@@ -1,6 +1,8 @@
 //! A platform of real processes: registry, gateway and workers, each `chemxor ROLE --config …`,
 //! over a private PostgreSQL. Everything is killed and removed when the test ends.
 
+#![allow(dead_code, reason = "bench/system uses it too, and other parts of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +24,11 @@ impl Drop for Service {
 }
 
 impl Service {
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; gives how it ended.
     pub(crate) fn terminate(mut self) -> std::process::ExitStatus {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
@@ -55,12 +62,19 @@ pub(crate) struct Platform {
     pub(crate) registry: Option<Service>,
     pub(crate) cluster: LocalCluster,
     authority: DevAuthority,
+    worker_config: String,
+    gateway_config: String,
     folder: tempfile::TempDir,
 }
 
 impl Platform {
     /// Starts PostgreSQL, a registry, a gateway and `workers` workers, and makes tokens.
     pub(crate) fn start(workers: usize) -> Self {
+        Self::start_with(workers, "")
+    }
+
+    /// The same with more lines in the configuration of each worker.
+    pub(crate) fn start_with(workers: usize, worker_config: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::Builder::new()
             .prefix("cxe2e")
@@ -76,6 +90,8 @@ impl Platform {
             registry: None,
             cluster,
             authority,
+            worker_config: worker_config.to_owned(),
+            gateway_config: String::new(),
             folder,
         };
         platform.start_registry();
@@ -152,7 +168,9 @@ impl Platform {
         let listen = self
             .registry
             .as_ref()
-            .map_or("127.0.0.1:0".to_owned(), |s| s.address.clone());
+            .map_or("127.0.0.1:0".to_owned(), |s| {
+                s.address.replace("localhost", "127.0.0.1")
+            });
         let config = format!(
             "listen = {listen:?}\ndatabase_url = {:?}\n{}",
             self.cluster.url("postgres"),
@@ -172,11 +190,64 @@ impl Platform {
                 .unwrap_or_else(|_| "127.0.0.1:0".to_owned()),
         };
         let config = format!(
-            "listen = {listen:?}\nregistry = {:?}\n{}",
+            "listen = {listen:?}\nregistry = {:?}\n{}\n{}",
             self.registry_address(),
-            self.tls(&Subject::Gateway, "gateway")
+            self.tls(&Subject::Gateway, "gateway"),
+            self.gateway_config
         );
         self.gateway = Some(self.spawn("gateway", "gateway", &config));
+    }
+
+    /// Starts the gateway again with room for so many sessions of an organisation.
+    pub(crate) fn allow_sessions(&mut self, count: usize) {
+        self.gateway_config = format!("[limits]\nsessions_per_organisation = {count}\n");
+        drop(self.gateway.take());
+        self.start_gateway();
+    }
+
+    /// kill -9 of the registry; it keeps its address for the next start.
+    pub(crate) fn kill_registry(&mut self) {
+        let registry = self.registry.as_mut().unwrap();
+        registry.child.kill().unwrap();
+        registry.child.wait().unwrap();
+    }
+
+    /// kill -9 of PostgreSQL's first process; the others end with it. Then it is started again.
+    pub(crate) fn kill_postgres(&self) {
+        let file = self.cluster.folder().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        let pid = nix::unistd::Pid::from_raw(text.lines().next().unwrap().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        wait_until("PostgreSQL to end", || {
+            nix::sys::signal::kill(pid, None).is_err().then_some(())
+        });
+        wait_until("PostgreSQL to start again", || {
+            self.cluster.start_again(Durability::None).ok()
+        });
+    }
+
+    /// Files with the gateway's certificate.
+    pub(crate) fn gateway_tls(&self) -> chemxor_runtime::tls::TlsFiles {
+        let local = self.local();
+        chemxor_runtime::tls::TlsFiles {
+            ca: local.join("ca.pem"),
+            cert: local.join("gateway.pem"),
+            key: local.join("gateway.key"),
+        }
+    }
+
+    /// A lab's way to a service.
+    pub(crate) fn access(&self, endpoint: &str) -> chemxor_client::Access {
+        let local = self.local();
+        chemxor_client::Access {
+            endpoint: endpoint.to_owned(),
+            tls: chemxor_runtime::tls::TlsFiles {
+                ca: local.join("ca.pem"),
+                cert: local.join("client.pem"),
+                key: local.join("client.key"),
+            },
+            token: chemxor_client::batch::read_token(&local.join("querier.token")).unwrap(),
+        }
     }
 
     /// Starts worker `number`, or starts it again with the key and address that it had.
@@ -185,9 +256,10 @@ impl Platform {
         let known = std::fs::read_to_string(self.path(&format!("{name}.ready")));
         let listen = known.unwrap_or_else(|_| "127.0.0.1:0".to_owned());
         let config = format!(
-            "name = {name:?}\nlisten = {listen:?}\nregistry = {:?}\nsealing_key = {:?}\n{}",
+            "name = {name:?}\nlisten = {listen:?}\nregistry = {:?}\nsealing_key = {:?}\n{}{}",
             self.registry_address(),
             self.path(&format!("{name}.sealing-key")),
+            self.worker_config,
             self.tls(&Subject::Worker(name.parse().unwrap()), &name)
         );
         self.workers[number] = Some(self.spawn("worker", &name, &config));

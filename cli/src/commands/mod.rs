@@ -7,6 +7,7 @@ mod evaluate;
 mod features;
 mod help;
 mod keys;
+mod load;
 mod local;
 mod profiles;
 mod publish;
@@ -37,6 +38,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Token(args) => catalog::token(&home, format, &args).await,
         Command::Query(args) => query::run(&home, format, &args).await,
         Command::Evaluate(args) => evaluate::run(&home, format, &args).await,
+        Command::Load(args) => load::run(&home, format, &args).await,
         Command::Up(args) if args.foreground => up::run(&home, format, &args).await,
         Command::Up(args) => local::start(&home, format, &args).await,
         Command::Status => local::status(&home, format).await,

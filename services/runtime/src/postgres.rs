@@ -81,16 +81,22 @@ impl LocalCluster {
         } else if cluster.pg_ctl(&["status"]).is_ok() {
             cluster.pg_ctl(&["stop", "-m", "fast", "-w"])?;
         }
+        cluster.start_again(durability)?;
+        Ok(cluster)
+    }
+
+    /// Starts the server of this cluster, after it was stopped or died.
+    pub fn start_again(&self, durability: Durability) -> Result<(), RuntimeError> {
         let mut options = format!(
             "-c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
-            cluster.sockets.display()
+            self.sockets.display()
         );
         if durability == Durability::None {
             options.push_str(" -c fsync=off -c synchronous_commit=off -c full_page_writes=off");
         }
-        let log = cluster.folder.join("postgres.log").display().to_string();
-        cluster.pg_ctl(&["start", "-w", "-t", "60", "-l", &log, "-o", &options])?;
-        Ok(cluster)
+        let log = self.folder.join("postgres.log").display().to_string();
+        self.pg_ctl(&["start", "-w", "-t", "60", "-l", &log, "-o", &options])
+            .map(drop)
     }
 
     /// Connection URL of a database of this cluster.

@@ -1,0 +1,53 @@
+//! Arguments of `load`.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LoadArgs {
+    /// NAME or NAME@sha256:…
+    pub(crate) model: String,
+    /// CSV with a column of SMILES; asked in turns.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) input: PathBuf,
+    /// Column with the SMILES.
+    #[arg(long, default_value = "smiles", value_name = "COLUMN")]
+    pub(crate) smiles_column: String,
+    /// Queries at the same time: N, LOW..HIGH (doubling) or LOW..HIGH..STEP [default: 8].
+    #[arg(long, value_name = "LEVELS", conflicts_with = "rate")]
+    pub(crate) concurrency: Option<String>,
+    /// Queries a second, each begun when it is due: N, LOW..HIGH or LOW..HIGH..STEP.
+    #[arg(long, value_name = "LEVELS")]
+    pub(crate) rate: Option<String>,
+    /// Sessions that the queries are spread over.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) sessions: usize,
+    /// With a rate: queries that may run at the same time; more wait, and their wait is counted.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) max_in_flight: usize,
+    /// Seconds of a window; a level ends when the throughput of three windows agrees.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) window: f64,
+    /// How far the throughput of a window may be from the mean of the three, as a share of it.
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) stable: f64,
+    /// Windows after which a level ends in any case.
+    #[arg(long, default_value_t = 15)]
+    pub(crate) max_windows: usize,
+    /// Column with the expected prediction of the first output; a wrong one fails the command.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) expect_column: Option<String>,
+    /// How far a prediction may be from the expected one.
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) tolerance: f64,
+    /// CSV to write, one row a level.
+    #[arg(long, value_name = "CSV")]
+    pub(crate) output: Option<PathBuf>,
+    /// Name of the lab's key.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub(crate) key: String,
+    /// Do not show progress.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
