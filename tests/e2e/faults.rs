@@ -267,3 +267,32 @@ fn a_rolling_restart_costs_no_row() {
     assert!(status.success(), "{status:?} {}", platform.log("gateway"));
     check_rows(&output, 6000);
 }
+
+#[test]
+fn registry_and_database_may_die_during_a_batch() {
+    let mut platform = Platform::start(2);
+    platform.publish("esol", true);
+    let input = write_library(&platform, 3000);
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let path = output.to_str().unwrap();
+    let arguments = ["query", "esol", "--input", &input, "--output", path];
+    let mut query = platform
+        .command(&arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
+    platform.kill_postgres();
+    let then = rows_of(&partial);
+    wait_until("more rows", || {
+        (rows_of(&partial) > then + 50 || output.exists()).then_some(())
+    });
+    platform.kill_registry();
+    platform.start_registry();
+    let status = query.wait().unwrap();
+    assert!(status.success(), "{status:?} {}", platform.log("gateway"));
+    check_rows(&output, 3000);
+    // and new sessions are authorised again
+    platform.json(&["query", "esol", "--smiles", "CCO"]);
+}

@@ -92,7 +92,7 @@ impl LocalCluster {
             self.sockets.display()
         );
         if durability == Durability::None {
-            options.push_str(" -c fsync=off -c synchronous_commit=off -c full_page_writes=off");
+            options.push_str(" -c fsync=off -c full_page_writes=off");
         }
         let log = self.folder.join("postgres.log").display().to_string();
         self.pg_ctl(&["start", "-w", "-t", "60", "-l", &log, "-o", &options])
