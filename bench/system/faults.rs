@@ -43,14 +43,17 @@ fn lines_of(path: &Path) -> usize {
 /// The predictions, after a check that each row is in its place.
 fn read(path: &Path, rows: usize) -> Vec<f64> {
     let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let column = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let (prediction, status) = (column("prediction"), column("status"));
     let values: Vec<f64> = reader
         .records()
         .enumerate()
         .map(|(id, record)| {
             let record = record.unwrap();
             assert_eq!(record[0], id.to_string(), "a row is lost or shifted");
-            assert_eq!(&record[3], "ok", "{record:?}");
-            record[2].parse().unwrap()
+            assert_eq!(&record[status], "ok", "{record:?}");
+            record[prediction].parse().unwrap()
         })
         .collect();
     assert_eq!(values.len(), rows);

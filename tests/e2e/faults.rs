@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::platform::{Platform, wait_until};
 
-fn write_library(platform: &Platform, rows: usize) -> String {
+pub(crate) fn write_library(platform: &Platform, rows: usize) -> String {
     let data = include_str!("../../data/esol.csv");
     let path = platform.path("library.csv");
     let mut file = std::fs::File::create(&path).unwrap();
@@ -23,7 +23,7 @@ fn rows_of(path: &std::path::Path) -> usize {
 }
 
 /// Every row of the output is the row of the input at this place, with a prediction.
-fn check_rows(path: &std::path::Path, rows: usize) {
+pub(crate) fn check_rows(path: &std::path::Path, rows: usize) {
     let mut reader = csv::Reader::from_path(path).unwrap();
     let header = reader.headers().unwrap().clone();
     let at = |name: &str| header.iter().position(|column| column == name).unwrap();

@@ -5,6 +5,7 @@
 mod architecture;
 mod deploy;
 mod faults;
+mod network;
 mod operations;
 mod platform;
 mod privacy;
