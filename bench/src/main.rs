@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the CSV goes to standard output")]
 
 mod accuracy;
+mod bundle;
 mod nets;
 mod olinda;
 mod scaling;
@@ -23,9 +24,10 @@ fn main() -> Result<()> {
         ["scaling", "--quick"] => scaling::run(true),
         ["olinda"] => olinda::run(false),
         ["olinda", "--quick"] => olinda::run(true),
+        ["bundle", net, file] => bundle::run(net, Path::new(file)),
         ["system", file] => system(Path::new(file)),
         _ => bail!(
-            "usage: chemxor-bench kernels FOLDER | system FILE | olinda [--quick] | scaling [--quick] | accuracy FOLDER [--quick]"
+            "usage: chemxor-bench kernels FOLDER | system FILE | bundle NET FILE | olinda [--quick] | scaling [--quick] | accuracy FOLDER [--quick]"
         ),
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod architecture;
+mod book;
 mod deploy;
 mod faults;
 mod network;

@@ -52,10 +52,11 @@ pub(crate) async fn predictor(home: &Home, model: &str, key: &str) -> Result<Pre
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result<()> {
+    let started = std::time::Instant::now();
     let (home, model) = home.serving(&args.model)?;
     if let Some(smiles) = args.molecule.as_ref().or(args.smiles.as_ref()) {
         let predictor = predictor(&home, &model, &args.key).await?;
-        return one(&predictor, format, smiles, args.quiet).await;
+        return one(&predictor, format, smiles, args.quiet, started).await;
     }
     let Some(input) = &args.input else {
         bail!("give --smiles, or --input and --output");
@@ -72,7 +73,13 @@ pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result
     }
 }
 
-async fn one(predictor: &Predictor, format: Format, smiles: &str, quiet: bool) -> Result<()> {
+async fn one(
+    predictor: &Predictor,
+    format: Format,
+    smiles: &str,
+    quiet: bool,
+    started: std::time::Instant,
+) -> Result<()> {
     let features = predictor.featurise(smiles)?;
     let outside = predictor.outside(smiles)?;
     let manifest = predictor.manifest();
@@ -89,6 +96,8 @@ async fn one(predictor: &Predictor, format: Format, smiles: &str, quiet: bool) -
         "domain": outside.as_ref().map(|outside| json!({ "within": outside.is_empty(), "outside": outside })),
         "bytes_up": prediction.bytes_up, "bytes_down": prediction.bytes_down,
         "rounds": prediction.rounds, "ms": batch::millis(prediction.elapsed),
+        // registry, key, connection and session included
+        "total_ms": batch::millis(started.elapsed()),
     });
     output::print(format, &value, || {
         for output in &outputs {
