@@ -83,6 +83,8 @@ impl ClientError {
         match self {
             Self::Service { retryable, .. } => *retryable,
             Self::Connection { .. } | Self::Deadline(_) => true,
+            // a gateway that is started again comes back
+            Self::Runtime(chemxor_runtime::RuntimeError::Unreachable { .. }) => true,
             _ => false,
         }
     }

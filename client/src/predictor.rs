@@ -28,7 +28,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            attempts: 6,
+            attempts: 8,
             pause: Duration::from_millis(100),
         }
     }

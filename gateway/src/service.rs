@@ -165,8 +165,14 @@ async fn opening(
     };
     if open.protocol_version != PROTOCOL_VERSION {
         let theirs = open.protocol_version;
-        let message =
-            format!("the client speaks protocol {theirs}, this gateway speaks {PROTOCOL_VERSION}");
+        let older = if theirs < PROTOCOL_VERSION {
+            "the client"
+        } else {
+            "this gateway"
+        };
+        let message = format!(
+            "the client speaks protocol {theirs}, this gateway speaks {PROTOCOL_VERSION}: upgrade {older}"
+        );
         return Err(status(ErrorId::ProtocolVersion, message));
     }
     if open.public_keys.len() > MAX_PUBLIC_KEYS_BYTES {

@@ -10,4 +10,6 @@ mod network;
 mod operations;
 mod platform;
 mod privacy;
+mod transcripts;
+mod versions;
 mod workflow;

@@ -129,9 +129,15 @@ fn print_output(endpoint: &str, output: &Output) {
             unit,
             interval90,
         } => {
-            println!("{}: {value:.4} {unit}", titled(name));
+            println!(
+                "{}",
+                format!("{}: {value:.4} {unit}", titled(name)).trim_end()
+            );
             if let Some([low, high]) = interval90 {
-                println!("90 % interval: {low:.4} to {high:.4} {unit}");
+                println!(
+                    "{}",
+                    format!("90 % interval: {low:.4} to {high:.4} {unit}").trim_end()
+                );
             }
         }
         Output::Class {
