@@ -88,14 +88,12 @@ fn recorded_frames_of_protocol_1_are_read_and_written_unchanged() {
     let opened = v1::SessionOpened {
         session_id: vec![9; 16].into(),
         version: "sha256:00".to_owned(),
-        ..v1::SessionOpened::default()
     };
     let failed = v1::QueryFailed {
         query: 300,
         error_id: "CX-Q06".to_owned(),
         message: "later".to_owned(),
         retryable: true,
-        ..v1::QueryFailed::default()
     };
     let server = [
         (
