@@ -36,6 +36,9 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one organisation open at the same time.
     pub sessions_per_organisation: usize,
+    /// Queries that a session may ask before it ends and the client opens a new one. Bounds what
+    /// workers remember of a session: 16 bytes for each ciphertext that must not come twice.
+    pub queries_per_session: u64,
     /// Queries of one session that run at the same time; one more is refused.
     pub queries_in_flight: usize,
     /// Steps of one session under evaluation at the same time; one more waits, and the client with it.
@@ -78,6 +81,7 @@ impl Default for Limits {
         Self {
             sessions: 1024,
             sessions_per_organisation: 256,
+            queries_per_session: 100_000,
             queries_in_flight: 64,
             steps_in_flight: 64,
             query_ranges: 4096,
@@ -105,6 +109,7 @@ impl Limits {
         for (key, value) in [
             ("sessions", self.sessions),
             ("sessions_per_organisation", self.sessions_per_organisation),
+            ("queries_per_session", self.queries_per_session as usize),
             ("queries_in_flight", self.queries_in_flight),
             ("steps_in_flight", self.steps_in_flight),
             ("query_ranges", self.query_ranges),

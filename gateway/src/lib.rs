@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::query_server::QueryServer;
-use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
+use chemxor_proto::{MAX_FRAME_BYTES, MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
 use chemxor_runtime::{serve, tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -87,6 +87,8 @@ pub async fn start(
     let sessions = service.sessions();
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
+        .initial_stream_window_size(Some(MAX_FRAME_BYTES as u32))
+        .initial_connection_window_size(Some(4 * MAX_FRAME_BYTES as u32))
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_service(

@@ -286,6 +286,10 @@ impl Session {
                 self.report(at.0, id, reason).await?;
                 continue;
             }
+            if at.1 == 0 && self.state().begun() >= self.limits.queries_per_session {
+                let message = "the session has asked as many queries as it may; open a new one";
+                return Err(status(ErrorId::SessionLimit, message).into());
+            }
             recheck.check().await?;
             self.begin(at, message, limit, held, tasks).await?;
         }

@@ -189,3 +189,21 @@ async fn the_time_that_a_client_gives_a_step_is_kept() {
         .unwrap();
     client.ask(2, 0).await;
 }
+
+#[tokio::test]
+async fn a_session_ends_after_as_many_queries_as_it_may_ask() {
+    let limits = Limits {
+        queries_per_session: 3,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    for query in 1..=3 {
+        client.ask(query, 0).await;
+    }
+    client.ask(3, 1).await;
+    client.step(4, 0, b"one too many").await;
+    let expected = Heard::Refused(Code::ResourceExhausted, Some(ErrorId::SessionLimit));
+    assert_eq!(client.hear().await, expected);
+    all_is_free(&platform).await;
+}

@@ -3,7 +3,8 @@
 //! Prometheus without extra set-up can show a client certificate; nothing secret is said there.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -47,9 +48,26 @@ fn recorder() -> Option<&'static PrometheusHandle> {
     HANDLE.get_or_init(install).as_ref()
 }
 
+/// How often samples of histograms are put into their buckets, asked for or not.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Begins to count. Called before anything is counted; again, it does nothing.
 pub fn install_metrics() {
-    let _ = recorder();
+    static UPKEEP_STARTED: Once = Once::new();
+    let Some(handle) = recorder() else { return };
+    UPKEEP_STARTED.call_once(|| {
+        // without it the samples of a service that nobody asks would pile up
+        let upkeep = move || loop {
+            std::thread::sleep(UPKEEP);
+            handle.run_upkeep();
+        };
+        let started = std::thread::Builder::new()
+            .name("metrics".to_owned())
+            .spawn(upkeep);
+        if let Err(error) = started {
+            tracing::warn!(%error, "metrics are kept up only when they are asked for");
+        }
+    });
 }
 
 /// The metrics of this process as Prometheus reads them.
