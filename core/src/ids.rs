@@ -99,6 +99,13 @@ name_type!(
     "Name of a partition worker, as in its certificate."
 );
 
+name_type!(
+    OrganisationName,
+    "organisation name",
+    "Name of an organisation or a consortium."
+);
+name_type!(AliasName, "alias", "An alias of a model, e.g. `stable`.");
+
 macro_rules! digest_type {
     ($name:ident, $doc:literal) => {
         #[doc = $doc]

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod audit;
 mod bundle;
 mod error_id;
 mod frames;
@@ -17,6 +18,9 @@ mod reply;
 mod roles;
 mod signing;
 
+pub use audit::{
+    AuditLine, AuditRow, AuditSummary, ChainError, ChainVerifier, Checkpoint, verify_export,
+};
 pub use bundle::{Bundle, BundleError};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
@@ -24,12 +28,18 @@ pub use graph::{
     Conv2d, Expansion, Geometry, GraphError, Grid, Monomials, RingName, RingStatement, StepGraph,
     StepKind, StepSpec,
 };
-pub use ids::{BlobDigest, IdError, ModelName, ModelRef, Selector, VersionId, WorkerName};
+pub use ids::{
+    AliasName, BlobDigest, IdError, ModelName, ModelRef, OrganisationName, Selector, VersionId,
+    WorkerName,
+};
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
     ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT,
     Manifest, ManifestError, Metrics, OutputScaling, Task,
 };
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
-pub use roles::{Action, Role, RoleSet, allowed};
-pub use signing::{SignatureError, sign_manifest, verify_manifest};
+pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};
+pub use signing::{
+    SignatureError, sign_approval, sign_checkpoint, sign_manifest, verify_approval,
+    verify_checkpoint, verify_manifest,
+};

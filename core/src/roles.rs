@@ -8,12 +8,16 @@ use std::str::FromStr;
 pub enum Role {
     /// Runs the platform.
     Admin,
+    /// Runs one organisation: its members, tokens and models.
+    OrgAdmin,
     /// Uploads models.
     Publisher,
-    /// Approves what others publish.
+    /// Approves what others of the organisation publish.
     Reviewer,
     /// Queries models.
     Querier,
+    /// Reads the platform's audit log.
+    Auditor,
     /// A partition worker, known by its certificate.
     Worker,
     /// A gateway, known by its certificate.
@@ -33,23 +37,48 @@ pub enum Action {
     Approve,
     /// Revoke a version.
     Revoke,
-    /// Make or revoke tokens.
+    /// Visibility, aliases and deprecation of a model.
+    ManageModels,
+    /// Limits that a model's owner sets for an organisation.
+    ManageQuotas,
+    /// Make, list or revoke tokens.
     ManageTokens,
+    /// Members and service accounts of an organisation.
+    ManageMembers,
+    /// Organisations and consortia.
+    ManageOrganisations,
+    /// Deny certificates.
+    ManageCertificates,
+    /// Export the audit log.
+    ReadAudit,
     /// Open a query session.
     Query,
     /// Announce a worker and fetch its partitions.
     ServePartitions,
-    /// Authorise sessions on behalf of clients.
+    /// Authorise and meter sessions on behalf of clients.
     RouteSessions,
+}
+
+/// How far a right goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reach {
+    /// Not at all.
+    Nothing,
+    /// What belongs to the caller's organisation.
+    Own,
+    /// Every organisation.
+    Platform,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Admin,
+        Self::OrgAdmin,
         Self::Publisher,
         Self::Reviewer,
         Self::Querier,
+        Self::Auditor,
         Self::Worker,
         Self::Gateway,
     ];
@@ -58,9 +87,11 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
+            Self::OrgAdmin => "org-admin",
             Self::Publisher => "publisher",
             Self::Reviewer => "reviewer",
             Self::Querier => "querier",
+            Self::Auditor => "auditor",
             Self::Worker => "worker",
             Self::Gateway => "gateway",
         }
@@ -70,17 +101,28 @@ impl Role {
     pub fn is_token_role(self) -> bool {
         !matches!(self, Self::Worker | Self::Gateway)
     }
+
+    /// Whether it reaches past one organisation, so that only a platform administrator grants it.
+    pub fn is_platform_role(self) -> bool {
+        matches!(self, Self::Admin | Self::Auditor)
+    }
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::ReadCatalogue,
         Self::ListWorkers,
         Self::Publish,
         Self::Approve,
         Self::Revoke,
+        Self::ManageModels,
+        Self::ManageQuotas,
         Self::ManageTokens,
+        Self::ManageMembers,
+        Self::ManageOrganisations,
+        Self::ManageCertificates,
+        Self::ReadAudit,
         Self::Query,
         Self::ServePartitions,
         Self::RouteSessions,
@@ -88,21 +130,47 @@ impl Action {
 }
 
 /// The table. What is not here is denied.
-pub fn allowed(role: Role, action: Action) -> bool {
+pub fn reach(role: Role, action: Action) -> Reach {
     use Action as A;
-    match role {
-        Role::Admin => {
-            matches!(
-                action,
-                A::ReadCatalogue | A::ListWorkers | A::Approve | A::Revoke | A::ManageTokens
-            )
-        }
-        Role::Publisher => matches!(action, A::ReadCatalogue | A::ListWorkers | A::Publish),
-        Role::Reviewer => matches!(action, A::ReadCatalogue | A::Approve),
-        Role::Querier => matches!(action, A::ReadCatalogue | A::Query),
-        Role::Worker => matches!(action, A::ServePartitions),
-        Role::Gateway => matches!(action, A::RouteSessions),
+    use Reach::{Nothing, Own, Platform};
+    match (role, action) {
+        (
+            Role::Admin,
+            A::ReadCatalogue
+            | A::ListWorkers
+            | A::Approve
+            | A::Revoke
+            | A::ManageModels
+            | A::ManageQuotas
+            | A::ManageTokens
+            | A::ManageMembers
+            | A::ManageOrganisations
+            | A::ManageCertificates
+            | A::ReadAudit,
+        ) => Platform,
+        (
+            Role::OrgAdmin,
+            A::ReadCatalogue
+            | A::ListWorkers
+            | A::Revoke
+            | A::ManageModels
+            | A::ManageQuotas
+            | A::ManageTokens
+            | A::ManageMembers,
+        ) => Own,
+        (Role::Publisher, A::ReadCatalogue | A::ListWorkers | A::Publish | A::ManageModels) => Own,
+        (Role::Reviewer, A::ReadCatalogue | A::Approve) => Own,
+        (Role::Querier, A::ReadCatalogue | A::Query) => Own,
+        (Role::Auditor, A::ReadAudit) => Platform,
+        (Role::Worker, A::ServePartitions) => Platform,
+        (Role::Gateway, A::RouteSessions) => Platform,
+        _ => Nothing,
     }
+}
+
+/// Whether the role may do it at all.
+pub fn allowed(role: Role, action: Action) -> bool {
+    reach(role, action) != Reach::Nothing
 }
 
 /// The roles of one caller.
@@ -120,7 +188,18 @@ impl RoleSet {
 
     /// Whether one of the roles allows the action.
     pub fn allows(&self, action: Action) -> bool {
-        self.0.iter().any(|role| allowed(*role, action))
+        self.reach(action) != Reach::Nothing
+    }
+
+    /// How far the roles together reach.
+    pub fn reach(&self, action: Action) -> Reach {
+        let reaches = self.0.iter().map(|role| reach(*role, action));
+        reaches.max().unwrap_or(Reach::Nothing)
+    }
+
+    /// Whether the role is among them.
+    pub fn contains(&self, role: Role) -> bool {
+        self.0.contains(&role)
     }
 
     /// The roles, sorted.
@@ -136,7 +215,7 @@ impl RoleSet {
 
 /// A role that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown role {0:?}: expected admin, publisher, reviewer or querier")]
+#[error("unknown role {0:?}: expected admin, org-admin, publisher, reviewer, querier or auditor")]
 pub struct UnknownRole(String);
 
 impl FromStr for Role {
@@ -165,6 +244,15 @@ mod tests {
             for action in [Action::Approve, Action::Revoke, Action::ManageTokens] {
                 assert!(!allowed(role, action), "{role} {action:?}");
             }
+        }
+    }
+
+    #[test]
+    fn only_platform_roles_and_services_reach_past_their_organisation() {
+        for role in Role::ALL {
+            let far = Action::ALL.map(|action| reach(role, action) == Reach::Platform);
+            let may = role.is_platform_role() || !role.is_token_role();
+            assert_eq!(far.contains(&true), may, "{role}");
         }
     }
 

@@ -13,15 +13,16 @@ pub fn code(id: ErrorId) -> Code {
     match id {
         E::TokenMissing | E::TokenRefused => Code::Unauthenticated,
         E::RoleMissing | E::CertificateRefused | E::SelfApproval => Code::PermissionDenied,
-        E::ModelUnknown | E::WorkerUnknown => Code::NotFound,
+        E::ModelUnknown | E::WorkerUnknown | E::OrganisationUnknown => Code::NotFound,
         E::NotApproved
         | E::VersionRevoked
+        | E::VersionSunset
         | E::WrongState
         | E::BlobMissing
         | E::ProtocolVersion => Code::FailedPrecondition,
-        E::BlobCorrupt => Code::DataLoss,
+        E::BlobCorrupt | E::AuditBroken => Code::DataLoss,
         E::WorkerUnavailable | E::StorageUnavailable => Code::Unavailable,
-        E::SessionLimit => Code::ResourceExhausted,
+        E::SessionLimit | E::QuotaExhausted | E::BudgetExhausted => Code::ResourceExhausted,
         E::Internal => Code::Internal,
         E::StateRefused => Code::Aborted,
         _ => Code::InvalidArgument,
