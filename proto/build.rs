@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "chemxor/v1/query.proto",
         "chemxor/v1/worker.proto",
         "chemxor/v1/registry.proto",
+        "chemxor/v1/admin.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -133,6 +133,7 @@ pub async fn create_token(
         subject: subject.to_owned(),
         roles: roles.to_vec(),
         lifetime_s: lifetime.as_secs(),
+        ..Default::default()
     };
     call(access, client.create_token(access.token.sign(request)?)).await
 }

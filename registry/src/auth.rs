@@ -1,53 +1,50 @@
-//! Authorisation: only this module makes an [`Authorized`], and every service call needs one.
+//! Authorisation: every service call asks here first, and gets a [`Caller`] that the store checks
+//! against what is asked for.
 
-use chemxor_core::{Action, ErrorId, Role, RoleSet, WorkerName};
-use chemxor_runtime::peer::peer_subject;
+use chemxor_core::{Action, ErrorId, Role, WorkerName};
+use chemxor_runtime::peer::{PeerCertificate, peer_certificate};
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::bearer_token;
 use tonic::{Request, Status};
 
 use crate::RegistryError;
-use crate::store::Store;
+use crate::store::{Caller, Store};
 
-/// Proof that the caller may do what it asks for.
-pub(crate) struct Authorized {
-    /// Token subject, or certificate subject of a service.
-    pub(crate) actor: String,
-    /// Roles, for what depends on more than the action.
-    pub(crate) roles: RoleSet,
-}
-
-/// A person or program: certificate of the platform, and a token whose roles allow the action.
+/// A person or program: certificate of the platform that is not denied, and a token whose roles
+/// allow the action. How far they reach is for the store to check, against what is asked for.
 pub(crate) async fn person<T>(
     store: &Store,
     request: &Request<T>,
     action: Action,
-) -> Result<Authorized, Status> {
+) -> Result<Caller, Status> {
     // any certificate of the authority will do; its key is what the TLS handshake has proved
-    peer_subject(request)?;
+    let peer = peer_certificate(request)?;
     let token = bearer_token(request.metadata())?;
-    let holder = store.find_token(&token).await?;
-    if !holder.roles.allows(action) {
-        return Err(RegistryError::refused(
-            ErrorId::RoleMissing,
-            format!("the token of {} does not allow this call", holder.subject),
-        )
-        .into());
+    let caller = store.find_token(&token).await?;
+    require_living(store, &peer).await?;
+    caller.require(action)?;
+    Ok(caller)
+}
+
+async fn require_living(store: &Store, peer: &PeerCertificate) -> Result<(), Status> {
+    let subject = peer.subject.to_string();
+    let outcome = store.require_certificate(&subject, &peer.serial).await;
+    if outcome.is_err() {
+        tracing::warn!(%subject, serial = peer.serial, "certificate refused");
     }
-    Ok(Authorized {
-        actor: holder.subject,
-        roles: holder.roles,
-    })
+    Ok(outcome?)
 }
 
 /// The gateway, by its certificate.
-pub(crate) fn gateway<T>(request: &Request<T>) -> Result<(), Status> {
-    service(request, Role::Gateway, Action::RouteSessions).map(drop)
+pub(crate) async fn gateway<T>(store: &Store, request: &Request<T>) -> Result<(), Status> {
+    service(store, request, Role::Gateway, Action::RouteSessions)
+        .await
+        .map(drop)
 }
 
 /// The worker of this name, by its certificate.
-pub(crate) fn worker<T>(request: &Request<T>) -> Result<WorkerName, Status> {
-    match service(request, Role::Worker, Action::ServePartitions)? {
+pub(crate) async fn worker<T>(store: &Store, request: &Request<T>) -> Result<WorkerName, Status> {
+    match service(store, request, Role::Worker, Action::ServePartitions).await? {
         Subject::Worker(name) => Ok(name),
         _ => Err(refused()),
     }
@@ -61,16 +58,21 @@ fn refused() -> Status {
     .into()
 }
 
-fn service<T>(request: &Request<T>, wanted: Role, action: Action) -> Result<Subject, Status> {
-    let subject = peer_subject(request)?;
-    let role = match &subject {
+async fn service<T>(
+    store: &Store,
+    request: &Request<T>,
+    wanted: Role,
+    action: Action,
+) -> Result<Subject, Status> {
+    let peer = peer_certificate(request)?;
+    let role = match &peer.subject {
         Subject::Gateway => Role::Gateway,
         Subject::Worker(_) => Role::Worker,
         _ => return Err(refused()),
     };
-    if role == wanted && chemxor_core::allowed(role, action) {
-        Ok(subject)
-    } else {
-        Err(refused())
+    if role != wanted || !chemxor_core::allowed(role, action) {
+        return Err(refused());
     }
+    require_living(store, &peer).await?;
+    Ok(peer.subject)
 }

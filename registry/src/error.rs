@@ -1,5 +1,8 @@
 //! Errors of the registry and the one place that turns them into gRPC statuses.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use chemxor_core::{ErrorId, LifecycleError};
 use chemxor_runtime::status::status;
 use tonic::Status;
@@ -11,6 +14,12 @@ pub enum RegistryError {
     /// A refusal with a stable id; the message is for the caller.
     #[error("{1} [{0}]")]
     Refused(ErrorId, String),
+    /// A quota is used up; the caller may come back after the time given.
+    #[error("{0}")]
+    Quota(String, Duration),
+    /// The registry's signing key.
+    #[error("signing key {0}: {1}; restore the file or choose another `signing_key`")]
+    SigningKey(PathBuf, String),
     /// The database.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
@@ -48,6 +57,7 @@ impl RegistryError {
         match self {
             Self::Refused(id, _) => *id,
             Self::Lifecycle(_) => ErrorId::WrongState,
+            Self::Quota(..) => ErrorId::QuotaExhausted,
             Self::Database(_) => ErrorId::StorageUnavailable,
             _ => ErrorId::Internal,
         }
@@ -60,6 +70,12 @@ impl From<RegistryError> for Status {
         match error {
             RegistryError::Refused(_, message) => status(id, message),
             RegistryError::Lifecycle(error) => status(id, error.to_string()),
+            RegistryError::Quota(message, retry_after) => {
+                let mut status = status(id, message);
+                let seconds = retry_after.as_secs().max(1);
+                status.metadata_mut().insert("retry-after", seconds.into());
+                status
+            }
             error => {
                 // details of the database are for the operator, not for the caller
                 tracing::error!(%error, %id, "call failed");

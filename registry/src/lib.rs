@@ -11,15 +11,19 @@ mod auth;
 mod error;
 pub mod publication;
 mod service;
+mod signer;
 pub mod store;
 pub mod token;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chemxor_proto::v1::admin_server::AdminServer;
 use chemxor_proto::v1::catalog_server::CatalogServer;
 use chemxor_proto::v1::control_server::ControlServer;
+use chemxor_proto::v1::governance_server::GovernanceServer;
+use chemxor_proto::v1::metering_server::MeteringServer;
 use chemxor_proto::v1::publishing_server::PublishingServer;
 use chemxor_proto::{MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
 use chemxor_runtime::operations::Operations;
@@ -52,6 +56,10 @@ pub struct RegistryConfig {
     /// Probes, metrics, reflection.
     #[serde(default)]
     pub operations: Operations,
+    /// Ed25519 key that counter-signs approvals and signs checkpoints of the audit log; by default
+    /// `registry-signing.key` beside the TLS key. Made when absent.
+    #[serde(default)]
+    pub signing_key: Option<PathBuf>,
 }
 
 /// A registry that is up.
@@ -85,7 +93,12 @@ pub async fn start(
     config: RegistryConfig,
     stop: CancellationToken,
 ) -> Result<RunningRegistry, RegistryError> {
-    let store = Store::connect(&config.database_url).await?;
+    let beside = || config.tls.key.with_file_name("registry-signing.key");
+    let signer = signer::load_or_create(&config.signing_key.clone().unwrap_or_else(beside))?;
+    let store = Store::connect(&config.database_url)
+        .await?
+        .with_signer(signer);
+    store.checkpoint_audit().await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(RegistryError::Listen)?;
@@ -100,6 +113,8 @@ pub async fn start(
         .add_service(CatalogServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(GovernanceServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(MeteringServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
     let served = serve::Served::new(&config.tls, config.operations)?;
     tracing::info!(%addr, "registry listens");

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use chemxor_core::{Action, Event, Role, RoleSet, Selector};
+use chemxor_core::{Action, Event, Selector};
 use chemxor_proto::v1;
 use chemxor_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::auth;
+use crate::service::governance::roles;
 use crate::service::{Services, argument, model_ref};
+use crate::store::TokenOrder;
 
 /// Longest note or reason, in bytes.
 const MAX_NOTE: usize = 2000;
 
-fn note(text: &str) -> Result<(), Status> {
+pub(super) fn note(text: &str) -> Result<(), Status> {
     if text.len() > MAX_NOTE || text.chars().any(char::is_control) {
         return Err(argument(
             "a note has at most 2000 bytes and no control characters",
@@ -34,11 +36,11 @@ impl Admin for Services {
         note(&request.note)?;
         let found = self
             .store
-            .find_submitted(&model_ref(&request.model)?)
+            .find_submitted(&caller, &model_ref(&request.model)?)
             .await?;
         let row = self
             .store
-            .transition(&caller.actor, &found.version, Event::Approve, &request.note)
+            .transition(&caller, &found.version, Event::Approve, &request.note, None)
             .await?;
         Ok(Response::new(row.to_proto()))
     }
@@ -56,14 +58,15 @@ impl Admin for Services {
                 "name the version to revoke by its digest, NAME@sha256:…",
             ));
         }
-        let found = self.store.find_version(&model).await?;
+        let found = self.store.find_version(&caller, &model).await?;
         let row = self
             .store
             .transition(
-                &caller.actor,
+                &caller,
                 &found.version,
                 Event::Revoke,
                 &request.reason,
+                None,
             )
             .await?;
         Ok(Response::new(row.to_proto()))
@@ -75,25 +78,18 @@ impl Admin for Services {
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
         let caller = auth::person(&self.store, &request, Action::ManageTokens).await?;
         let request = request.into_inner();
-        let roles = request
-            .roles
-            .iter()
-            .map(|role| role.parse::<Role>().map_err(argument))
-            .collect::<Result<Vec<_>, _>>()?;
-        let days = if request.lifetime_s == 0 {
-            90 * 86_400
-        } else {
-            request.lifetime_s
+        let seconds = match request.lifetime_s {
+            0 => 90 * 86_400,
+            given => given,
         };
-        let token = self
-            .store
-            .create_token(
-                &caller.actor,
-                &request.subject,
-                &RoleSet::new(roles),
-                Duration::from_secs(days),
-            )
-            .await?;
+        let order = TokenOrder {
+            organisation: caller.organisation_or(&request.organisation),
+            subject: &request.subject,
+            roles: &roles(&request.roles)?,
+            models: &request.models,
+            lifetime: Duration::from_secs(seconds),
+        };
+        let token = self.store.order_token(&caller, &order).await?;
         Ok(Response::new(v1::CreateTokenResponse {
             token_id: token.id.to_string(),
             secret: token.secret.to_string(),
@@ -111,7 +107,7 @@ impl Admin for Services {
             .token_id
             .parse()
             .map_err(|_| argument("a token id is a UUID, as shown when it was made"))?;
-        self.store.revoke_token(&caller.actor, id).await?;
+        self.store.revoke_token(&caller, id).await?;
         Ok(Response::new(v1::RevokeTokenResponse {}))
     }
 }

@@ -1,23 +1,15 @@
 //! Catalog: what everybody with a token may read.
 
-use chemxor_core::{Action, ErrorId, Role, State, VersionId};
+use chemxor_core::{Action, ErrorId, Reach, State, VersionId};
 use chemxor_proto::v1::catalog_server::Catalog;
 use chemxor_proto::{MAX_MANIFEST_BYTES, v1};
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
 use crate::RegistryError;
-use crate::auth::{self, Authorized};
+use crate::auth;
 use crate::service::{Services, argument, model_ref};
 use crate::store::VersionRow;
-
-/// Reviewers and administrators see every version; others what is served, and their own.
-fn sees_all(caller: &Authorized) -> bool {
-    caller
-        .roles
-        .iter()
-        .any(|role| matches!(role, Role::Admin | Role::Reviewer))
-}
 
 /// A page token: where the previous page ended.
 fn write_page(row: &VersionRow) -> String {
@@ -57,10 +49,7 @@ impl Catalog for Services {
             "" => None,
             token => Some(read_page(token).ok_or_else(|| argument("the page token is malformed"))?),
         };
-        let rows = self
-            .store
-            .list_versions(before, size, sees_all(&caller), &caller.actor)
-            .await?;
+        let rows = self.store.list_versions(&caller, before, size).await?;
         let end = page_end(&rows);
         let more = end < rows.len() || rows.len() == size as usize;
         let rows = &rows[..end];
@@ -82,10 +71,13 @@ impl Catalog for Services {
     ) -> Result<Response<v1::ModelVersion>, Status> {
         let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
         let model = model_ref(&request.into_inner().model)?;
-        let row = self.store.find_version(&model).await?;
+        let row = self.store.find_version(&caller, &model).await?;
         // a revoked version stays visible to those who hold its digest, so that they learn why
         let public = row.state.is_servable() || row.state == State::Revoked;
-        if public || sees_all(&caller) || row.publisher == caller.actor {
+        let own = row.organisation == caller.organisation;
+        let may_review = caller.roles.reach(Action::ReadCatalogue) == Reach::Platform
+            || (own && (caller.governs() || row.publisher == caller.subject));
+        if public || may_review {
             return Ok(Response::new(row.to_proto()));
         }
         let message = format!("there is no model {model}");

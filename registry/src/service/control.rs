@@ -42,7 +42,7 @@ impl Control for Services {
         &self,
         request: Request<v1::RegisterWorkerRequest>,
     ) -> Result<Response<v1::RegisterWorkerResponse>, Status> {
-        let name = auth::worker(&request)?;
+        let name = auth::worker(&self.store, &request).await?;
         let request = request.into_inner();
         require_own_name(&request.name, &name)?;
         self.store
@@ -57,7 +57,7 @@ impl Control for Services {
         &self,
         request: Request<v1::ListAssignmentsRequest>,
     ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
-        let name = auth::worker(&request)?;
+        let name = auth::worker(&self.store, &request).await?;
         require_own_name(&request.get_ref().worker, &name)?;
         let assignments = self.store.assignments(&name).await?;
         Ok(Response::new(v1::ListAssignmentsResponse { assignments }))
@@ -67,7 +67,7 @@ impl Control for Services {
         &self,
         request: Request<v1::FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
-        let name = auth::worker(&request)?;
+        let name = auth::worker(&self.store, &request).await?;
         let request = request.into_inner();
         let version = version_id(&request.version)?;
         let store = self.store.clone();
@@ -100,7 +100,7 @@ impl Control for Services {
         &self,
         request: Request<v1::AuthorizeSessionRequest>,
     ) -> Result<Response<v1::AuthorizeSessionResponse>, Status> {
-        auth::gateway(&request)?;
+        auth::gateway(&self.store, &request).await?;
         let request = request.into_inner();
         let token = zeroize::Zeroizing::new(request.token);
         let model = model_ref(&request.model)?;
@@ -120,7 +120,7 @@ impl Control for Services {
         &self,
         request: Request<v1::CheckSessionRequest>,
     ) -> Result<Response<v1::CheckSessionResponse>, Status> {
-        auth::gateway(&request)?;
+        auth::gateway(&self.store, &request).await?;
         let request = request.into_inner();
         let version = version_id(&request.version)?;
         let token: Uuid = request

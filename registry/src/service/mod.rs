@@ -4,6 +4,8 @@
 mod admin;
 mod catalog;
 mod control;
+mod governance;
+mod metering;
 mod publishing;
 mod watch;
 

@@ -34,9 +34,7 @@ impl Publishing for Services {
         let caller = auth::person(&self.store, &request, Action::Publish).await?;
         let publication = Publication::verify(request.into_inner())?;
         let version = publication.version();
-        self.store
-            .begin_version(&caller.actor, &publication)
-            .await?;
+        self.store.begin_version(&caller, &publication).await?;
         let missing = self.store.missing_blobs(&version).await?;
         let missing = missing
             .into_iter()
@@ -73,7 +71,7 @@ impl Publishing for Services {
             }
             stored = self
                 .store
-                .append_piece(&caller.actor, &version, &header.sha256, stored, &chunk)
+                .append_piece(&caller, &version, &header.sha256, stored, &chunk)
                 .await?;
         }
         Ok(Response::new(v1::UploadBlobResponse {
@@ -89,7 +87,7 @@ impl Publishing for Services {
         let version = version_id(&request.into_inner().version)?;
         let row = self
             .store
-            .transition(&caller.actor, &version, Event::Submit, "")
+            .transition(&caller, &version, Event::Submit, "", None)
             .await?;
         Ok(Response::new(row.to_proto()))
     }

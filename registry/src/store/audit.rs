@@ -1,11 +1,14 @@
 //! The audit chain: each row's hash covers the row and the hash before it.
 
-use sha2::{Digest, Sha256};
+use chemxor_core::{Action, AuditLine, AuditRow, Checkpoint, sign_checkpoint};
+use data_encoding::HEXLOWER;
+use ed25519_dalek::SigningKey;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
-use crate::store::{Store, Tx};
+use crate::store::{Caller, Store, Tx};
 
 /// Who did what to which object. Details never hold a molecule, token or key.
 pub(crate) struct Event<'a> {
@@ -13,19 +16,6 @@ pub(crate) struct Event<'a> {
     pub(crate) action: &'static str,
     pub(crate) object: &'a str,
     pub(crate) detail: &'a str,
-}
-
-/// Hash of a row: SHA-256 over the previous hash and each field with its length.
-fn row_hash(previous: &[u8], number: i64, micros: i64, fields: [&str; 4]) -> [u8; 32] {
-    let mut hash = Sha256::new_with_prefix(b"chemxor audit v1\0");
-    hash.update(previous);
-    hash.update(number.to_le_bytes());
-    hash.update(micros.to_le_bytes());
-    for field in fields {
-        hash.update((field.len() as u64).to_le_bytes());
-        hash.update(field.as_bytes());
-    }
-    hash.finalize().into()
 }
 
 fn micros(at: OffsetDateTime) -> i64 {
@@ -53,8 +43,16 @@ impl Tx {
             i128::from(micros(OffsetDateTime::now_utc())) * 1000,
         )
         .map_err(|_| RegistryError::Corrupt("clock"))?;
-        let fields = [event.actor, event.action, event.object, event.detail];
-        let hash = row_hash(&previous, number, micros(at), fields);
+        let row = AuditRow {
+            number,
+            at_micros: micros(at),
+            actor: event.actor.to_owned(),
+            action: event.action.to_owned(),
+            object: event.object.to_owned(),
+            detail: event.detail.to_owned(),
+            hash: String::new(),
+        };
+        let hash = row.hash_after(&crate::store::digest(&previous)?);
         sqlx::query("insert into audit values ($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(number)
             .bind(at)
@@ -70,6 +68,63 @@ impl Tx {
     }
 }
 
+impl Tx {
+    /// A read that only administrators may do.
+    pub(crate) async fn audit_read(
+        &mut self,
+        caller: &Caller,
+        action: &'static str,
+        object: &str,
+    ) -> Result<(), RegistryError> {
+        let (actor, detail) = (caller.actor(), "read");
+        self.audit(Event {
+            actor: &actor,
+            action,
+            object,
+            detail,
+        })
+        .await
+    }
+
+    /// Signs the last row, unless a checkpoint covers it.
+    async fn checkpoint(&mut self, key: &SigningKey) -> Result<(), RegistryError> {
+        let last = sqlx::query("select number, hash from audit order by number desc limit 1")
+            .fetch_optional(self.connection())
+            .await?;
+        let Some(last) = last else { return Ok(()) };
+        let number: i64 = last.try_get("number")?;
+        let hash = crate::store::digest(&last.try_get::<Vec<u8>, _>("hash")?)?;
+        let at = micros(OffsetDateTime::now_utc());
+        let signature = sign_checkpoint(key, number, at, &hash);
+        sqlx::query(
+            "insert into audit_checkpoints values ($1, $2, $3, $4, $5) on conflict do nothing",
+        )
+        .bind(number)
+        .bind(at)
+        .bind(hash.as_slice())
+        .bind(key.verifying_key().to_bytes().to_vec())
+        .bind(signature.as_slice())
+        .execute(self.connection())
+        .await?;
+        Ok(())
+    }
+}
+
+fn read_row(row: &PgRow) -> Result<AuditRow, RegistryError> {
+    Ok(AuditRow {
+        number: row.try_get("number")?,
+        at_micros: micros(row.try_get("at")?),
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        object: row.try_get("object")?,
+        detail: row.try_get("detail")?,
+        hash: HEXLOWER.encode(row.try_get("hash")?),
+    })
+}
+
+/// Rows of one page of an export.
+const PAGE: i64 = 500;
+
 impl Store {
     /// Walks the chain; gives the number of rows, or the first row that does not fit.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, RegistryError> {
@@ -77,20 +132,84 @@ impl Store {
         let rows = sqlx::query("select * from audit order by number")
             .fetch_all(tx.connection())
             .await?;
-        let mut previous = vec![0u8; 32];
+        let mut previous = [0u8; 32];
         for (expected, row) in (1i64..).zip(&rows) {
-            let number: i64 = row.try_get("number")?;
-            let text = |name: &str| row.try_get::<String, _>(name);
-            let (actor, action) = (text("actor")?, text("action")?);
-            let (object, detail) = (text("object")?, text("detail")?);
-            let at = micros(row.try_get("at")?);
-            let hash = row_hash(&previous, number, at, [&actor, &action, &object, &detail]);
-            let stored: Vec<u8> = row.try_get("hash")?;
-            if number != expected || stored != hash {
+            let row = read_row(row)?;
+            let hash = row.hash_after(&previous);
+            if row.number != expected || row.hash != HEXLOWER.encode(&hash) {
                 return Ok(Err(expected));
             }
-            previous = stored;
+            previous = hash;
         }
         Ok(Ok(rows.len() as u64))
+    }
+
+    /// Writes a checkpoint over everything so far.
+    pub async fn checkpoint_audit(&self) -> Result<(), RegistryError> {
+        let Some(key) = self.signer() else {
+            return Ok(());
+        };
+        let mut tx = self.begin("checkpoint audit").await?;
+        tx.checkpoint(key).await?;
+        tx.commit().await
+    }
+
+    /// Begins an export: notes it, closes the log with a checkpoint and gives the last row's number.
+    pub async fn begin_export(&self, caller: &Caller) -> Result<i64, RegistryError> {
+        caller.require(Action::ReadAudit)?;
+        let mut tx = self.begin("export audit").await?;
+        tx.audit_read(caller, "audit.export", "audit").await?;
+        if let Some(key) = self.signer() {
+            tx.checkpoint(key).await?;
+        }
+        let row = sqlx::query("select max(number) as last from audit")
+            .fetch_one(tx.connection())
+            .await?;
+        tx.commit().await?;
+        Ok(row.try_get("last")?)
+    }
+
+    /// The lines of an export after row `after`, up to row `last`; none when it is over.
+    pub async fn export_page(
+        &self,
+        after: i64,
+        last: i64,
+    ) -> Result<Option<(Vec<AuditLine>, i64)>, RegistryError> {
+        let end = (after + PAGE).min(last);
+        if after >= end {
+            return Ok(None);
+        }
+        let mut tx = self.begin("export audit page").await?;
+        let rows =
+            sqlx::query("select * from audit where number > $1 and number <= $2 order by number")
+                .bind(after)
+                .bind(end)
+                .fetch_all(tx.connection())
+                .await?;
+        let points = sqlx::query(
+            "select * from audit_checkpoints where number > $1 and number <= $2 order by number",
+        )
+        .bind(after)
+        .bind(end)
+        .fetch_all(tx.connection())
+        .await?;
+        let mut points = points.into_iter().peekable();
+        let mut lines = Vec::with_capacity(rows.len() + points.len());
+        for row in &rows {
+            let row = read_row(row)?;
+            let number = row.number;
+            lines.push(AuditLine::Row(row));
+            let here = |point: &PgRow| point.try_get("number").is_ok_and(|at: i64| at <= number);
+            while let Some(point) = points.next_if(here) {
+                lines.push(AuditLine::Checkpoint(Checkpoint {
+                    number: point.try_get("number")?,
+                    at_micros: point.try_get("at_micros")?,
+                    hash: HEXLOWER.encode(point.try_get("hash")?),
+                    key: HEXLOWER.encode(point.try_get("key")?),
+                    signature: HEXLOWER.encode(point.try_get("signature")?),
+                }));
+            }
+        }
+        Ok(Some((lines, end)))
     }
 }

@@ -1,12 +1,12 @@
 //! Encrypted weight blobs, stored in pieces, complete once the digest has been checked.
 
-use chemxor_core::{ErrorId, VersionId};
+use chemxor_core::{Action, ErrorId, VersionId};
 use chemxor_proto::v1;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
 use crate::RegistryError;
-use crate::store::{Store, Tx};
+use crate::store::{Caller, Store, Tx};
 
 /// A blob that is not complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +46,22 @@ impl Store {
     /// Appends a piece at `offset`, which must be where the stored bytes end; gives the new end.
     pub async fn append_piece(
         &self,
-        publisher: &str,
+        caller: &Caller,
         version: &VersionId,
         sha256: &[u8],
         offset: u64,
         content: &[u8],
     ) -> Result<u64, RegistryError> {
         let argument = |message: String| RegistryError::refused(ErrorId::ArgumentInvalid, message);
+        caller.require(Action::Publish)?;
         let mut tx = self.begin("append piece").await?;
-        let row = tx.lock_version(version).await?.ok_or_else(|| {
+        let row = tx.lock_version(version).await?;
+        // another organisation's draft does not exist
+        let row = row.filter(|row| row.organisation == caller.organisation);
+        let row = row.ok_or_else(|| {
             RegistryError::refused(ErrorId::ModelUnknown, "there is no such version")
         })?;
-        if row.publisher != publisher {
+        if row.publisher != caller.subject {
             let message = "only its publisher may upload to a version";
             return Err(RegistryError::refused(ErrorId::RoleMissing, message));
         }

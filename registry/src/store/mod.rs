@@ -2,25 +2,39 @@
 //! [`Tx::commit`]; what is dropped before is rolled back. Rows that decide something are locked
 //! (`for update`) before they are read, so transactions wait for each other instead of failing.
 
+mod aliases;
 mod audit;
 mod blobs;
+mod denied;
+mod organisations;
+mod quotas;
 mod sessions;
 mod tokens;
 mod versions;
 mod view;
+mod visibility;
 mod workers;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 
 use crate::RegistryError;
 
+pub use aliases::AliasChange;
 pub use blobs::MissingBlob;
+pub use organisations::{MemberRow, OrganisationRow};
+pub use quotas::{Quota, Usage};
 pub use sessions::Session;
-pub use tokens::{NewToken, TokenHolder};
+pub use tokens::{Caller, NewToken, TokenOrder, TokenRow};
 pub use versions::VersionRow;
+pub(crate) use versions::unix_ms;
+pub use visibility::Visibility;
 pub use workers::WorkerRow;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -29,15 +43,22 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// Connections to one database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    signer: Option<Arc<SigningKey>>,
 }
 
 /// A transaction; `name` stands in the log when it fails.
 pub(crate) struct Tx {
     name: &'static str,
     inner: Transaction<'static, Postgres>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store([redacted])")
+    }
 }
 
 impl Tx {
@@ -70,7 +91,29 @@ impl Store {
             .connect(url)
             .await?;
         MIGRATIONS.run(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { pool, signer: None })
+    }
+
+    /// With the key that counter-signs approvals and signs checkpoints of the audit log.
+    #[must_use]
+    pub fn with_signer(self, signer: SigningKey) -> Self {
+        let signer = Some(Arc::new(signer));
+        Self { signer, ..self }
+    }
+
+    /// The registry's public key.
+    pub fn public_key(&self) -> Option<[u8; 32]> {
+        let signer = self.signer.as_ref()?;
+        Some(signer.verifying_key().to_bytes())
+    }
+
+    pub(crate) fn signer(&self) -> Option<&SigningKey> {
+        self.signer.as_deref()
+    }
+
+    /// For single reads, which need no transaction of their own.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// Begins the transaction called `name`.

@@ -1,18 +1,18 @@
 //! Whether a client may query a version now, and who serves it. Asked at the start of a session and
 //! again while it runs, so that a revocation reaches it.
 
-use chemxor_core::{Action, ErrorId, ModelRef, State, VersionId};
+use chemxor_core::{Action, ErrorId, ModelRef, Role, RoleSet, State, VersionId};
 use chemxor_proto::v1;
 use uuid::Uuid;
 
 use crate::RegistryError;
-use crate::store::{Store, TokenHolder, VersionRow, WorkerRow};
+use crate::store::{Caller, Store, VersionRow, WorkerRow};
 
 /// A session that may begin.
 #[derive(Debug)]
 pub struct Session {
     /// Who asks.
-    pub holder: TokenHolder,
+    pub holder: Caller,
     /// What is asked.
     pub version: VersionRow,
     /// Where the steps are served.
@@ -22,8 +22,11 @@ pub struct Session {
 }
 
 /// Refuses a version that may not be served.
-fn require_servable(row: &VersionRow) -> Result<(), RegistryError> {
+pub(crate) fn require_servable(row: &VersionRow) -> Result<(), RegistryError> {
     let (id, what) = match row.state {
+        State::Deprecated if row.is_past_sunset => {
+            (ErrorId::VersionSunset, "is past its sunset date")
+        }
         State::Approved | State::Deprecated => return Ok(()),
         State::Revoked => (ErrorId::VersionRevoked, "was revoked"),
         State::Submitted => (ErrorId::NotApproved, "waits for approval"),
@@ -41,11 +44,8 @@ impl Store {
         model: &ModelRef,
     ) -> Result<Session, RegistryError> {
         let holder = self.find_token(token).await?;
-        if !holder.roles.allows(Action::Query) {
-            let message = format!("the token of {} may not query", holder.subject);
-            return Err(RegistryError::refused(ErrorId::RoleMissing, message));
-        }
-        let version = self.find_version(model).await?;
+        holder.require(Action::Query)?;
+        let version = self.find_version(&holder, model).await?;
         require_servable(&version)?;
         Ok(Session {
             holder,
@@ -61,10 +61,23 @@ impl Store {
         version: &VersionId,
         token: Uuid,
     ) -> Result<(), RegistryError> {
-        if !self.token_is_live(token).await? {
+        let (_, row) = self.live_session(version, token).await?;
+        require_servable(&row)
+    }
+
+    /// The organisation behind a token that may still query, and the version, still visible to it.
+    pub(crate) async fn live_session(
+        &self,
+        version: &VersionId,
+        token: Uuid,
+    ) -> Result<(String, VersionRow), RegistryError> {
+        let Some((organisation, models)) = self.live_token(token).await? else {
             let message = "the token has expired or was revoked";
             return Err(RegistryError::refused(ErrorId::TokenRefused, message));
-        }
-        require_servable(&self.version_by_digest(version).await?)
+        };
+        let mut caller = Caller::new(&organisation, "", RoleSet::new([Role::Querier]));
+        caller.models = models;
+        let row = self.version_by_digest(&caller, version).await?;
+        Ok((organisation, row))
     }
 }

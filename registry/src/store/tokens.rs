@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chemxor_core::{ErrorId, Role, RoleSet};
+use chemxor_core::{Action, ErrorId, ModelName, Reach, Role, RoleSet};
 use sqlx::Row;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -22,15 +22,124 @@ pub struct NewToken {
     pub expires_at: OffsetDateTime,
 }
 
-/// Who holds a token.
+/// Who calls: the holder of a token, with the rights of this moment.
 #[derive(Debug, Clone)]
-pub struct TokenHolder {
-    /// For revoking it.
+pub struct Caller {
+    /// For revoking the token; nil when there is none.
     pub id: Uuid,
+    /// The tenant.
+    pub organisation: String,
     /// As an administrator wrote it.
     pub subject: String,
-    /// What it allows.
+    /// What the token and its holder's membership both allow.
     pub roles: RoleSet,
+    /// Models that the token is narrowed to.
+    pub models: Option<Vec<String>>,
+}
+
+impl Caller {
+    /// A caller without a token.
+    pub fn new(organisation: &str, subject: &str, roles: RoleSet) -> Self {
+        Self {
+            id: Uuid::nil(),
+            organisation: organisation.to_owned(),
+            subject: subject.to_owned(),
+            roles,
+            models: None,
+        }
+    }
+
+    /// As the audit log names it.
+    pub fn actor(&self) -> String {
+        format!("{}/{}", self.organisation, self.subject)
+    }
+
+    /// Whether the token may be used for this model.
+    pub(crate) fn covers(&self, model: &str) -> bool {
+        let Some(models) = &self.models else {
+            return true;
+        };
+        models.iter().any(|name| name == model)
+    }
+
+    /// Whether the caller sees what waits for approval in the own organisation.
+    pub(crate) fn governs(&self) -> bool {
+        self.roles.contains(Role::Reviewer) || self.roles.contains(Role::OrgAdmin)
+    }
+
+    /// Refuses what the roles do not allow at all.
+    pub(crate) fn require(&self, action: Action) -> Result<Reach, RegistryError> {
+        match self.roles.reach(action) {
+            Reach::Nothing => Err(RegistryError::refused(
+                ErrorId::RoleMissing,
+                format!("the token of {} does not allow this call", self.subject),
+            )),
+            reach => Ok(reach),
+        }
+    }
+
+    /// Refuses what the roles do not allow in this organisation.
+    pub(crate) fn require_in(
+        &self,
+        action: Action,
+        organisation: &str,
+    ) -> Result<(), RegistryError> {
+        if self.require(action)? == Reach::Platform || self.organisation == organisation {
+            return Ok(());
+        }
+        // whether it exists is nobody's business
+        Err(unknown_organisation(organisation))
+    }
+
+    /// The organisation that a request means: empty is the caller's own.
+    pub(crate) fn organisation_or<'a>(&'a self, given: &'a str) -> &'a str {
+        if given.is_empty() {
+            &self.organisation
+        } else {
+            given
+        }
+    }
+}
+
+pub(crate) fn unknown_organisation(name: &str) -> RegistryError {
+    let message = format!("there is no organisation {name:?}");
+    RegistryError::refused(ErrorId::OrganisationUnknown, message)
+}
+
+/// What a token shall be.
+#[derive(Debug, Clone)]
+pub struct TokenOrder<'a> {
+    /// The tenant.
+    pub organisation: &'a str,
+    /// Who will hold it.
+    pub subject: &'a str,
+    /// What it allows.
+    pub roles: &'a RoleSet,
+    /// Models that it is narrowed to; empty means all.
+    pub models: &'a [String],
+    /// How long.
+    pub lifetime: Duration,
+}
+
+/// A token as listed: without its secret.
+#[derive(Debug, Clone)]
+pub struct TokenRow {
+    /// For revoking it.
+    pub id: Uuid,
+    /// The tenant.
+    pub organisation: String,
+    /// Its holder.
+    pub subject: String,
+    /// What it allows.
+    pub roles: Vec<String>,
+    /// Models that it is narrowed to.
+    pub models: Vec<String>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it ends.
+    pub expires_at: OffsetDateTime,
+    /// When it was revoked.
+    pub revoked_at: Option<OffsetDateTime>,
 }
 
 fn refused() -> RegistryError {
@@ -41,7 +150,8 @@ fn refused() -> RegistryError {
 }
 
 impl Store {
-    /// Makes a token. `actor` stands in the audit log.
+    /// Makes a token in the organisation `default`, for operators who hold the store itself. `actor`
+    /// stands in the audit log.
     pub async fn create_token(
         &self,
         actor: &str,
@@ -49,34 +159,73 @@ impl Store {
         roles: &RoleSet,
         lifetime: Duration,
     ) -> Result<NewToken, RegistryError> {
+        let order = TokenOrder {
+            organisation: "default",
+            subject,
+            roles,
+            models: &[],
+            lifetime,
+        };
+        self.make_token(actor, &order).await
+    }
+
+    /// Makes a token on behalf of an administrator.
+    pub async fn order_token(
+        &self,
+        caller: &Caller,
+        order: &TokenOrder<'_>,
+    ) -> Result<NewToken, RegistryError> {
+        caller.require_in(Action::ManageTokens, order.organisation)?;
+        require_grantable(caller, order.roles)?;
+        self.make_token(&caller.actor(), order).await
+    }
+
+    async fn make_token(
+        &self,
+        actor: &str,
+        order: &TokenOrder<'_>,
+    ) -> Result<NewToken, RegistryError> {
         let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
-        if subject.is_empty() || subject.len() > 200 || subject.chars().any(char::is_control) {
-            return Err(argument("a subject has 1 to 200 printable characters"));
-        }
+        let (subject, roles) = (order.subject, order.roles);
         if roles.is_empty() || roles.iter().any(|role| !role.is_token_role()) {
             return Err(argument(
-                "a token has one or more of admin, publisher, reviewer, querier",
+                "a token has one or more of admin, org-admin, publisher, reviewer, querier, auditor",
             ));
         }
-        if lifetime.is_zero() || lifetime > Duration::from_secs(366 * 86_400) {
+        if order.lifetime.is_zero() || order.lifetime > Duration::from_secs(366 * 86_400) {
             return Err(argument("a token lives one second to 366 days"));
+        }
+        if order.models.len() > 100
+            || order
+                .models
+                .iter()
+                .any(|name| name.parse::<ModelName>().is_err())
+        {
+            return Err(argument("a token is narrowed to at most 100 model names"));
         }
         let secret = token::generate()
             .map_err(|error| RegistryError::refused(ErrorId::Internal, error.to_string()))?;
         let digest = token::digest(&secret).ok_or(RegistryError::Corrupt("token"))?;
         let id = Uuid::now_v7();
-        let expires_at = OffsetDateTime::now_utc() + lifetime;
+        let expires_at = OffsetDateTime::now_utc() + order.lifetime;
         let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
         let mut tx = self.begin("create token").await?;
-        sqlx::query("insert into tokens (id, subject, roles, digest, expires_at) values ($1, $2, $3, $4, $5)")
-            .bind(id)
-            .bind(subject)
-            .bind(&names)
-            .bind(digest.as_slice())
-            .bind(expires_at)
-            .execute(tx.connection())
+        tx.add_member(order.organisation, subject, "person", &names)
             .await?;
-        let detail = format!("for {subject}: {}", names.join(" "));
+        sqlx::query(
+            "insert into tokens (id, subject, roles, digest, expires_at, organisation, models)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(id)
+        .bind(subject)
+        .bind(&names)
+        .bind(digest.as_slice())
+        .bind(expires_at)
+        .bind(order.organisation)
+        .bind((!order.models.is_empty()).then_some(order.models))
+        .execute(tx.connection())
+        .await?;
+        let detail = format!("for {}/{subject}: {}", order.organisation, names.join(" "));
         let object = id.to_string();
         tx.audit(Event {
             actor,
@@ -93,20 +242,60 @@ impl Store {
         })
     }
 
+    /// Tokens of an organisation, newest first.
+    pub async fn list_tokens(
+        &self,
+        caller: &Caller,
+        organisation: &str,
+    ) -> Result<Vec<TokenRow>, RegistryError> {
+        caller.require_in(Action::ManageTokens, organisation)?;
+        let mut tx = self.begin("list tokens").await?;
+        tx.require_organisation(organisation).await?;
+        let rows = sqlx::query(
+            "select * from tokens where organisation = $1 order by created_at desc, id limit 10000",
+        )
+        .bind(organisation)
+        .fetch_all(tx.connection())
+        .await?;
+        tx.audit_read(caller, "token.list", organisation).await?;
+        tx.commit().await?;
+        rows.iter()
+            .map(|row| {
+                Ok(TokenRow {
+                    id: row.try_get("id")?,
+                    organisation: row.try_get("organisation")?,
+                    subject: row.try_get("subject")?,
+                    roles: row.try_get("roles")?,
+                    models: row
+                        .try_get::<Option<Vec<String>>, _>("models")?
+                        .unwrap_or_default(),
+                    created_at: row.try_get("created_at")?,
+                    expires_at: row.try_get("expires_at")?,
+                    revoked_at: row.try_get("revoked_at")?,
+                })
+            })
+            .collect()
+    }
+
     /// The holder of a token that is neither expired nor revoked.
-    pub async fn find_token(&self, text: &str) -> Result<TokenHolder, RegistryError> {
+    pub async fn find_token(&self, text: &str) -> Result<Caller, RegistryError> {
         // lookup is by a hash of 256 random bits: timing tells nothing about other tokens
         let digest = token::digest(text).ok_or_else(refused)?;
-        let mut tx = self.begin("find token").await?;
         let row = sqlx::query(
-            "select id, subject, roles from tokens
-             where digest = $1 and revoked_at is null and expires_at > now()",
+            "select t.id, t.subject, t.organisation, t.models, t.roles, m.roles as member_roles
+             from tokens t
+             join members m on m.organisation = t.organisation and m.subject = t.subject
+             join organisations o on o.name = t.organisation
+             where t.digest = $1 and t.revoked_at is null and t.expires_at > now()
+               and m.removed_at is null and o.suspended_at is null",
         )
         .bind(digest.as_slice())
-        .fetch_optional(tx.connection())
+        .fetch_optional(self.pool())
         .await?
         .ok_or_else(refused)?;
-        let names: Vec<String> = row.try_get("roles")?;
+        let mut names: Vec<String> = row.try_get("roles")?;
+        let held: Vec<String> = row.try_get("member_roles")?;
+        names.retain(|name| held.contains(name));
         let roles = names
             .iter()
             .map(|name| {
@@ -114,33 +303,48 @@ impl Store {
                     .map_err(|_| RegistryError::Corrupt("role"))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(TokenHolder {
+        Ok(Caller {
             id: row.try_get("id")?,
+            organisation: row.try_get("organisation")?,
             subject: row.try_get("subject")?,
             roles: RoleSet::new(roles),
+            models: row.try_get("models")?,
         })
     }
 
-    /// Whether a token may still be used.
-    pub async fn token_is_live(&self, id: Uuid) -> Result<bool, RegistryError> {
-        let mut tx = self.begin("token is live").await?;
+    /// The organisation of a token that may still be used.
+    pub(crate) async fn live_token(
+        &self,
+        id: Uuid,
+    ) -> Result<Option<(String, Option<Vec<String>>)>, RegistryError> {
         let row = sqlx::query(
-            "select 1 from tokens where id = $1 and revoked_at is null and expires_at > now()",
+            "select t.organisation, t.models from tokens t
+             join members m on m.organisation = t.organisation and m.subject = t.subject
+             join organisations o on o.name = t.organisation
+             where t.id = $1 and t.revoked_at is null and t.expires_at > now()
+               and m.removed_at is null and o.suspended_at is null
+               and 'querier' = any(t.roles) and 'querier' = any(m.roles)",
         )
         .bind(id)
-        .fetch_optional(tx.connection())
+        .fetch_optional(self.pool())
         .await?;
-        Ok(row.is_some())
+        row.map(|row| Ok((row.try_get("organisation")?, row.try_get("models")?)))
+            .transpose()
     }
 
     /// Revokes a token; doing it again changes nothing.
-    pub async fn revoke_token(&self, actor: &str, id: Uuid) -> Result<(), RegistryError> {
+    pub async fn revoke_token(&self, caller: &Caller, id: Uuid) -> Result<(), RegistryError> {
+        let reach = caller.require(Action::ManageTokens)?;
         let mut tx = self.begin("revoke token").await?;
-        let done =
-            sqlx::query("update tokens set revoked_at = coalesce(revoked_at, now()) where id = $1")
-                .bind(id)
-                .execute(tx.connection())
-                .await?;
+        let done = sqlx::query(
+            "update tokens set revoked_at = coalesce(revoked_at, now())
+             where id = $1 and ($2 or organisation = $3)",
+        )
+        .bind(id)
+        .bind(reach == Reach::Platform)
+        .bind(&caller.organisation)
+        .execute(tx.connection())
+        .await?;
         if done.rows_affected() == 0 {
             return Err(RegistryError::refused(
                 ErrorId::ArgumentInvalid,
@@ -149,12 +353,24 @@ impl Store {
         }
         let object = id.to_string();
         tx.audit(Event {
-            actor,
+            actor: &caller.actor(),
             action: "token.revoke",
             object: &object,
             detail: "",
         })
         .await?;
         tx.commit().await
+    }
+}
+
+/// Only who reaches every organisation may grant a role that does.
+pub(crate) fn require_grantable(caller: &Caller, roles: &RoleSet) -> Result<(), RegistryError> {
+    let far = roles.iter().find(|role| role.is_platform_role());
+    match far {
+        Some(role) if caller.roles.reach(Action::ManageOrganisations) != Reach::Platform => {
+            let message = format!("only a platform administrator grants the role {role}");
+            Err(RegistryError::refused(ErrorId::RoleMissing, message))
+        }
+        _ => Ok(()),
     }
 }

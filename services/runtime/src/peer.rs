@@ -8,8 +8,22 @@ use x509_parser::parse_x509_certificate;
 use crate::pki::Subject;
 use crate::status::status;
 
+/// What a peer's certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// Whom it speaks for.
+    pub subject: Subject,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: String,
+}
+
 /// The subject of the peer's certificate. TLS has verified the chain; here only names are read.
 pub fn peer_subject<T>(request: &Request<T>) -> Result<Subject, Status> {
+    peer_certificate(request).map(|peer| peer.subject)
+}
+
+/// The peer's certificate, read. TLS has verified the chain.
+pub fn peer_certificate<T>(request: &Request<T>) -> Result<PeerCertificate, Status> {
     let refuse = |message: &str| status(ErrorId::CertificateRefused, message);
     let certs = request
         .peer_certs()
@@ -32,7 +46,14 @@ pub fn peer_subject<T>(request: &Request<T>) -> Result<Subject, Status> {
             _ => None,
         });
     match (subjects.next(), subjects.next()) {
-        (Some(subject), None) => Ok(subject),
+        (Some(subject), None) => Ok(PeerCertificate {
+            subject,
+            serial: cert
+                .raw_serial()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        }),
         _ => Err(refuse(
             "the certificate must name exactly one ChemXor subject",
         )),
