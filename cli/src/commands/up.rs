@@ -78,6 +78,7 @@ impl Platform {
             database_url,
             tls: authority.issue_to(&Subject::Registry, &folder, "registry")?,
             operations: Operations::default(),
+            signing_key: None,
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;
         let registry_address = format!("localhost:{}", registry.addr().port());

@@ -34,7 +34,7 @@ impl Control for Services {
         &self,
         request: Request<v1::WatchPlacementsRequest>,
     ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
-        auth::gateway(&request)?;
+        auth::gateway(&self.store, &request).await?;
         Ok(Response::new(watch::views(self.store.clone()).await?))
     }
 

@@ -66,7 +66,7 @@ impl Api for Direct<'_> {
         let publication = Publication::verify(request.clone()).map_err(refusal)?;
         let (store, version) = (self.0.store(), publication.version());
         store
-            .begin_version(by, &publication)
+            .begin_version(&self.0.caller(by), &publication)
             .await
             .map_err(refusal)?;
         let missing = store.missing_blobs(&version).await.map_err(refusal)?;
@@ -85,7 +85,7 @@ impl Api for Direct<'_> {
         for piece in content.chunks(100_000) {
             let store = self.0.store();
             offset = store
-                .append_piece(by, &version(of), sha256, offset, piece)
+                .append_piece(&self.0.caller(by), &version(of), sha256, offset, piece)
                 .await
                 .map_err(refusal)?;
         }
@@ -94,23 +94,33 @@ impl Api for Direct<'_> {
 
     async fn submit(&self, by: &str, of: &str) -> Result<String, ErrorId> {
         let store = self.0.store();
-        let row = store.transition(by, &version(of), Event::Submit, "").await;
+        let row = store
+            .transition(&self.0.caller(by), &version(of), Event::Submit, "", None)
+            .await;
         row.map(|row| row.state.to_string()).map_err(refusal)
     }
 
     async fn approve(&self, by: &str, model: &str) -> Result<String, ErrorId> {
         let store = self.0.store();
-        let found = store.find_submitted(&model.parse().unwrap()).await;
+        let found = store
+            .find_submitted(&self.0.caller(by), &model.parse().unwrap())
+            .await;
         let of = found.map_err(refusal)?.version;
-        let row = store.transition(by, &of, Event::Approve, "").await;
+        let row = store
+            .transition(&self.0.caller(by), &of, Event::Approve, "", None)
+            .await;
         row.map(|row| row.state.to_string()).map_err(refusal)
     }
 
     async fn revoke(&self, by: &str, model: &str) -> Result<String, ErrorId> {
         let store = self.0.store();
-        let found = store.find_version(&model.parse().unwrap()).await;
+        let found = store
+            .find_version(&self.0.caller(by), &model.parse().unwrap())
+            .await;
         let of = found.map_err(refusal)?.version;
-        let row = store.transition(by, &of, Event::Revoke, "").await;
+        let row = store
+            .transition(&self.0.caller(by), &of, Event::Revoke, "", None)
+            .await;
         row.map(|row| row.state.to_string()).map_err(refusal)
     }
 

@@ -8,8 +8,10 @@ use chemxor_proto::v1;
 use chemxor_proto::v1::admin_client::AdminClient;
 use chemxor_proto::v1::catalog_client::CatalogClient;
 use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_proto::v1::governance_client::GovernanceClient;
+use chemxor_proto::v1::metering_client::MeteringClient;
 use chemxor_proto::v1::publishing_client::PublishingClient;
-use chemxor_registry::store::{NewToken, Store};
+use chemxor_registry::store::{Caller, NewToken, Store, TokenOrder};
 use chemxor_registry::{RegistryConfig, RunningRegistry, start};
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::status::error_id;
@@ -57,6 +59,7 @@ impl Platform {
             tls: authority
                 .issue_to(&Subject::Registry, folder.path(), "registry")
                 .unwrap(),
+            signing_key: None,
         };
         let registry = start(config, stop.clone()).await.unwrap();
         let mut tokens = BTreeMap::new();
@@ -87,6 +90,46 @@ impl Platform {
 
     pub(crate) fn store(&self) -> &Store {
         self.registry.store()
+    }
+
+    /// The caller behind a name of `PEOPLE`; others review.
+    pub(crate) fn caller(&self, name: &str) -> Caller {
+        let known = PEOPLE.iter().find(|(person, _)| *person == name);
+        let roles = known.map_or(&[Role::Reviewer][..], |(_, roles)| *roles);
+        Caller::new("default", name, RoleSet::new(roles.iter().copied()))
+    }
+
+    /// A token of another organisation, which is made when absent.
+    pub(crate) async fn token_in(
+        &self,
+        organisation: &str,
+        subject: &str,
+        roles: &[Role],
+    ) -> NewToken {
+        let adam = self.caller("adam");
+        let store = self.store();
+        store
+            .set_organisation(&adam, organisation, false)
+            .await
+            .unwrap();
+        let order = TokenOrder {
+            organisation,
+            subject,
+            roles: &RoleSet::new(roles.iter().copied()),
+            models: &[],
+            lifetime: DAY,
+        };
+        store.order_token(&adam, &order).await.unwrap()
+    }
+
+    pub(crate) fn governance(&self) -> GovernanceClient<Channel> {
+        GovernanceClient::new(self.client.clone())
+    }
+
+    pub(crate) async fn metering(&self, subject: &Subject) -> MeteringClient<Channel> {
+        let name = subject.to_string().replace([':', '/'], "-");
+        let files = self.files(subject, &name);
+        MeteringClient::new(tls::connect(&self.address(), &files).await.unwrap())
     }
 
     pub(crate) fn address(&self) -> String {

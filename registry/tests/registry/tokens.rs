@@ -21,6 +21,7 @@ impl Platform {
             subject: subject.to_owned(),
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             lifetime_s,
+            ..Default::default()
         };
         let answer = self.admin().create_token(self.by("adam", request)).await;
         answer
@@ -65,7 +66,7 @@ async fn a_running_session_learns_that_its_token_was_revoked() {
     assert_eq!(api.check(&version, &id).await, Ok(()));
     platform
         .store()
-        .revoke_token("adam", token_id)
+        .revoke_token(&platform.caller("adam"), token_id)
         .await
         .unwrap();
     assert_eq!(api.check(&version, &id).await, Err(ErrorId::TokenRefused));
@@ -78,8 +79,11 @@ async fn an_expired_token_is_refused() {
     let digest = HEXLOWER.encode(&token::digest(&secret).unwrap());
     let insert = |id: u8, ends: &str| {
         format!(
-            "delete from tokens where subject = 'late'; insert into tokens (id, subject, roles, digest, expires_at)
-             values ('00000000-0000-0000-0000-00000000000{id}', 'late', '{{querier}}', '\\x{digest}', now() {ends})"
+            "delete from tokens where subject = 'late';
+             insert into members (organisation, subject, roles) values ('default', 'late', '{{querier}}')
+             on conflict do nothing;
+             insert into tokens (id, organisation, subject, roles, digest, expires_at)
+             values ('00000000-0000-0000-0000-00000000000{id}', 'default', 'late', '{{querier}}', '\\x{digest}', now() {ends})"
         )
     };
     for (number, ends, expected) in [
