@@ -104,8 +104,8 @@ fn unknown_version() -> RegistryError {
 }
 
 /// Another organisation's draft does not exist; neither does what the token is not for.
-fn reveal(row: Option<PgRow>, caller: &Caller) -> Result<Option<VersionRow>, RegistryError> {
-    let row = row.as_ref().map(read).transpose()?;
+fn reveal(row: Option<&PgRow>, caller: &Caller) -> Result<Option<VersionRow>, RegistryError> {
+    let row = row.map(read).transpose()?;
     let waits = |row: &VersionRow| matches!(row.state, State::Draft | State::Submitted);
     let far = caller.roles.reach(Action::ReadCatalogue) == Reach::Platform;
     Ok(row.filter(|row| {
@@ -219,7 +219,7 @@ impl Store {
             Selector::Alias(alias) => query.bind(alias.as_str()),
         };
         let row = query.fetch_optional(self.pool()).await?;
-        reveal(row, caller)?.ok_or_else(|| unknown_model(model))
+        reveal(row.as_ref(), caller)?.ok_or_else(|| unknown_model(model))
     }
 
     /// Whether the caller's organisation sees any of a model.
@@ -260,7 +260,7 @@ impl Store {
         .bind(version.as_bytes().as_slice())
         .fetch_optional(self.pool())
         .await?;
-        reveal(row, caller)?.ok_or_else(unknown_version)
+        reveal(row.as_ref(), caller)?.ok_or_else(unknown_version)
     }
 
     /// The version to approve: the one that the reference names, or the only one of the name that
