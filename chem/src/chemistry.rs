@@ -18,6 +18,7 @@ use chematic::smiles::{
 use crate::descriptors::Descriptors;
 use crate::error::{ChemError, shorten};
 use crate::fcfp;
+use crate::grammar;
 use crate::position;
 
 /// Longest SMILES in bytes.
@@ -108,7 +109,7 @@ fn counts(molecule: &Molecule, morgan: Morgan) -> Result<Vec<(usize, u32)>, Stri
 }
 
 /// Turns a panic of the chemistry crate into an error: one odd row must not end a run of a million.
-fn contained<T>(
+pub(crate) fn contained<T>(
     smiles: &str,
     compute: impl FnOnce() -> Result<T, ChemError>,
 ) -> Result<T, ChemError> {
@@ -120,7 +121,7 @@ fn contained<T>(
     })
 }
 
-fn parse(smiles: &str) -> Result<Molecule, ChemError> {
+pub(crate) fn parse(smiles: &str) -> Result<Molecule, ChemError> {
     let too_large = |what, got, limit| ChemError::TooLarge {
         smiles: shorten(smiles),
         what,
@@ -144,6 +145,11 @@ fn parse(smiles: &str) -> Result<Molecule, ChemError> {
         });
     }
     let molecule = parse_with_limits(smiles, &limits).map_err(|error| syntax(smiles, &error))?;
+    grammar::check(smiles).map_err(|(at, reason)| ChemError::Syntax {
+        smiles: shorten(smiles),
+        position: position::of_byte(smiles, at),
+        reason: reason.to_owned(),
+    })?;
     let (atoms, bonds) = (molecule.atom_count(), molecule.bond_count());
     if atoms == 0 {
         return Err(ChemError::Empty);

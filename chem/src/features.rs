@@ -9,9 +9,10 @@ use chemxor_core::{DescriptorScaling, Featuriser};
 use crate::chemistry::{Chematic, Chemistry, Invariants, Morgan};
 use crate::descriptors;
 use crate::error::ChemError;
+use crate::image32;
 
 /// Names that [`named`] knows.
-pub const FEATURISER_NAMES: [&str; 7] = [
+pub const FEATURISER_NAMES: [&str; 8] = [
     "ecfp4-counts+descriptors",
     "ecfp4-counts",
     "ecfp4-bits",
@@ -19,6 +20,7 @@ pub const FEATURISER_NAMES: [&str; 7] = [
     "fcfp6-counts",
     "fcfp4-bits",
     "descriptors",
+    "image32",
 ];
 
 /// The featuriser of a short name: 2048 long, FCFP6 1024 long, counts clipped to 0..=7, descriptors
@@ -61,6 +63,7 @@ pub fn named(name: &str) -> Option<Featuriser> {
             radius,
             size,
         },
+        "image32" => Featuriser::Image32 { version, max_count },
         "descriptors" => Featuriser::Descriptors {
             version,
             scaling: DescriptorScaling::default(),
@@ -82,6 +85,11 @@ pub fn featurise(featuriser: &Featuriser, smiles: &str) -> Result<Vec<u16>, Chem
     if let Some((morgan, max)) = plan.morgan {
         features.resize(morgan.size.bits(), 0);
         for (index, count) in values.counts {
+            let index = if plan.image {
+                image32::pixel(index)
+            } else {
+                index
+            };
             features[index] = u16::try_from(count).unwrap_or(u16::MAX).min(max);
         }
     }
@@ -100,6 +108,8 @@ struct Plan<'a> {
     /// With the largest count.
     morgan: Option<(Morgan, u16)>,
     scaling: Option<&'a DescriptorScaling>,
+    /// Whether the counts are laid out as an image.
+    image: bool,
 }
 
 fn plan(featuriser: &Featuriser) -> Result<Plan<'_>, ChemError> {
@@ -131,6 +141,9 @@ fn plan(featuriser: &Featuriser) -> Result<Plan<'_>, ChemError> {
             radius,
             size,
         } => (*version, Some((Features, *radius, *size, 1)), None),
+        Featuriser::Image32 { version, max_count } => {
+            (*version, Some((Features, 3, 1024, *max_count)), None)
+        }
         Featuriser::Descriptors { version, scaling } => (*version, None, Some(scaling)),
         Featuriser::EcfpDescriptors {
             version,
@@ -151,7 +164,12 @@ fn plan(featuriser: &Featuriser) -> Result<Plan<'_>, ChemError> {
     let morgan = fingerprint
         .map(|(invariants, radius, size, max)| morgan(invariants, radius, size, max))
         .transpose()?;
-    Ok(Plan { morgan, scaling })
+    let image = matches!(featuriser, Featuriser::Image32 { .. });
+    Ok(Plan {
+        morgan,
+        scaling,
+        image,
+    })
 }
 
 fn refuse(what: &'static str, value: u64, supported: &'static str) -> ChemError {

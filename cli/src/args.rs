@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::train::TrainArgs;
+pub(crate) use self::train::{StandardArgs, TrainArgs};
 pub(crate) use lab::*;
 pub(crate) use load::LoadArgs;
 pub(crate) use local::*;
@@ -151,8 +151,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct FeaturesArgs {
-    /// ecfp4-counts+descriptors, ecfp4-counts, ecfp4-bits, fcfp4-counts, fcfp6-counts, fcfp4-bits or
-    /// descriptors.
+    /// ecfp4-counts+descriptors, ecfp4-counts, ecfp4-bits, fcfp4-counts, fcfp6-counts, fcfp4-bits,
+    /// descriptors or image32.
     #[arg(long, default_value = "ecfp4-counts+descriptors", value_name = "NAME")]
     pub(crate) featuriser: String,
     /// CSV, TSV or .smi file, also compressed (.gz).
@@ -164,6 +164,8 @@ pub(crate) struct FeaturesArgs {
     /// Column with the SMILES: a name, or a position from 1 (then a header is not needed).
     #[arg(long, default_value = "smiles", value_name = "COLUMN")]
     pub(crate) smiles_column: String,
+    #[command(flatten)]
+    pub(crate) standard: StandardArgs,
     /// Do not show progress.
     #[arg(long)]
     pub(crate) quiet: bool,

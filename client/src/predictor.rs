@@ -100,9 +100,12 @@ impl Predictor {
         format!("{}@{}", self.manifest.name, self.version)
     }
 
-    /// Features of a molecule, as integers; stays in this process.
+    /// Features of a molecule, as integers, after the standardisation that the model was trained
+    /// with; stays in this process.
     pub fn featurise(&self, smiles: &str) -> Result<Vec<u16>, ClientError> {
-        Ok(chemxor_chem::featurise(&self.manifest.featuriser, smiles)?)
+        let standard = chemxor_chem::standardise(self.manifest.standardisation, smiles)?;
+        let featuriser = &self.manifest.featuriser;
+        Ok(chemxor_chem::featurise(featuriser, &standard.smiles)?)
     }
 
     /// What a prediction means: value, unit, class, probability.

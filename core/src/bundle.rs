@@ -295,6 +295,7 @@ mod tests {
                 train_rows: 9,
                 test_rows: 1,
             },
+            standardisation: crate::Standardisation::default(),
             domain: None,
             leakage_bits_per_query: 12,
             toolchain: "test".into(),

@@ -35,7 +35,7 @@ pub use ids::{
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
     ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT,
-    Manifest, ManifestError, Metrics, OutputScaling, Task,
+    Manifest, ManifestError, Metrics, OutputScaling, Standardisation, Task,
 };
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
 pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};

@@ -65,6 +65,15 @@ pub enum Featuriser {
         /// Length after folding.
         size: u32,
     },
+    /// [`Self::FcfpCounts`] with radius 3 and 1024 features, laid out on an image of 32x32 pixels so
+    /// that features that occur together are neighbours. The layout is data of the chemistry crate;
+    /// its version is that of the featuriser.
+    Image32 {
+        /// Version of our layout, now 1.
+        version: u32,
+        /// Counts above are clipped.
+        max_count: u16,
+    },
     /// The ten descriptors of [`DescriptorScaling`], as small integers.
     Descriptors {
         /// Version of our definition, now 1.
@@ -147,6 +156,7 @@ impl Featuriser {
             | Self::EcfpBits { size, .. }
             | Self::FcfpCounts { size, .. }
             | Self::FcfpBits { size, .. } => *size as usize,
+            Self::Image32 { .. } => 1024,
             Self::Descriptors { scaling, .. } => scaling.len(),
             Self::EcfpDescriptors { size, scaling, .. } => *size as usize + scaling.len(),
         }
@@ -160,13 +170,32 @@ impl Featuriser {
     /// Largest value of a feature.
     pub fn max_value(&self) -> u16 {
         match self {
-            Self::EcfpCounts { max_count, .. } | Self::FcfpCounts { max_count, .. } => *max_count,
+            Self::EcfpCounts { max_count, .. }
+            | Self::FcfpCounts { max_count, .. }
+            | Self::Image32 { max_count, .. } => *max_count,
             Self::EcfpBits { .. } | Self::FcfpBits { .. } => 1,
             Self::Descriptors { scaling, .. } => scaling.max_value,
             Self::EcfpDescriptors {
                 max_count, scaling, ..
             } => (*max_count).max(scaling.max_value),
         }
+    }
+}
+
+/// What is done to a molecule before it is featurised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Standardisation {
+    /// Keep the largest fragment: counter-ions and solvents go. As RDKit's `FragmentParent`.
+    pub largest_fragment: bool,
+    /// Remove charges that hydrogens can balance. As RDKit's `Uncharger`.
+    pub neutralise: bool,
+}
+
+impl Standardisation {
+    /// Whether nothing is asked for.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -278,6 +307,9 @@ pub struct Manifest {
     pub description: String,
     /// Molecule to integers.
     pub featuriser: Featuriser,
+    /// What is done to a molecule before that.
+    #[serde(default, skip_serializing_if = "Standardisation::is_none")]
+    pub standardisation: Standardisation,
     /// Shapes, precisions and rings.
     pub graph: StepGraph,
     /// Parameters of the rings of the graph: whoever loads the model computes their security again.

@@ -32,7 +32,7 @@ mod trees;
 mod twin;
 
 pub use config::{ClassWeights, Fold, ModelKind, Schedule, TrainConfig};
-pub use dataset::{BadRow, Dataset, ReadOptions, Row};
+pub use dataset::{BadRow, Dataset, Duplicates, HoldOut, ReadOptions, Row};
 pub use error::NetsError;
 pub use metrics::{
     Bootstrap, Figure, Interval, accuracy, balanced_accuracy, brier, expected_calibration_error,

@@ -7,7 +7,7 @@ use chemxor_core::{Metrics, RingName};
 use chemxor_fhe::plan::report::PlanReport;
 use serde::Serialize;
 
-use crate::dataset::BadRow;
+use crate::dataset::{BadRow, Duplicates};
 use crate::metrics::Figure;
 
 /// One step of a running training.
@@ -90,8 +90,10 @@ pub struct TrainReport {
     pub kind: &'static str,
     /// Usable rows of the file.
     pub rows: usize,
-    /// Rows whose SMILES stood in the file before.
-    pub repeated_rows: usize,
+    /// Molecules that stand in the file more than once.
+    pub duplicates: Duplicates,
+    /// Rows that standardisation changed.
+    pub standardised_rows: usize,
     /// Rows that could not be used.
     pub bad_rows: Vec<BadRow>,
     /// Learned from, validation included.

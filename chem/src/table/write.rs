@@ -9,7 +9,8 @@ use super::{Table, TableError, TableRow};
 use crate::descriptors::{DESCRIPTOR_NAMES, descriptors};
 use crate::error::ChemError;
 use crate::features::featurise;
-use chemxor_core::Featuriser;
+use crate::standard::standardise;
+use chemxor_core::{Featuriser, Standardisation};
 
 /// Rows held at a time.
 const CHUNK: usize = 1024;
@@ -35,6 +36,22 @@ impl FeatureKind {
             Self::Descriptors => DESCRIPTOR_NAMES.to_vec(),
             Self::CountsAndDescriptors(_) => [&["counts"][..], &DESCRIPTOR_NAMES].concat(),
         }
+    }
+
+    /// Features, after what was done to the molecule.
+    fn after(&self, what: Standardisation, smiles: &str) -> Result<Vec<String>, ChemError> {
+        let standard = standardise(what, smiles)?;
+        let mut fields = self.of(&standard.smiles)?;
+        if !what.is_none() {
+            let done = standard.done.join("; ");
+            let changed = if standard.done.is_empty() {
+                String::new()
+            } else {
+                standard.smiles
+            };
+            fields.splice(0..0, [done, changed]);
+        }
+        Ok(fields)
     }
 
     fn of(&self, smiles: &str) -> Result<Vec<String>, ChemError> {
@@ -75,10 +92,12 @@ pub struct FeatureReport {
     pub bad: u64,
 }
 
-/// Writes the features of every row of `table` as CSV. `progress` hears the number of rows done.
+/// Writes the features of every row of `table` as CSV, after `what` was done to the molecule; what
+/// that changed stands in two further columns. `progress` hears the number of rows done.
 pub fn write_features(
     table: &mut Table,
     kind: &FeatureKind,
+    what: Standardisation,
     output: impl Write,
     mut progress: impl FnMut(u64),
 ) -> Result<FeatureReport, TableError> {
@@ -100,6 +119,9 @@ pub fn write_features(
         .header()
         .map_or_else(|| (0..width).map(numbered).collect(), <[String]>::to_vec);
     header.extend(["status".to_owned(), "reason".to_owned()]);
+    if !what.is_none() {
+        header.extend(["standardised".to_owned(), "standard_smiles".to_owned()]);
+    }
     let columns = kind.columns();
     header.extend(columns.iter().map(|name| (*name).to_owned()));
     writer.write_record(&header).map_err(refuse)?;
@@ -113,7 +135,7 @@ pub fn write_features(
             .par_iter()
             .map(|row| {
                 let smiles = row.smiles.as_ref().map_err(Clone::clone)?;
-                kind.of(smiles).map_err(|error| error.to_string())
+                kind.after(what, smiles).map_err(|error| error.to_string())
             })
             .collect();
         for (row, result) in chunk.into_iter().zip(results) {

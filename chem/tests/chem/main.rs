@@ -4,4 +4,5 @@
 mod molecules;
 mod rdkit;
 mod robustness;
+mod standard;
 mod table;

@@ -4,6 +4,7 @@ use std::io::{Cursor, Write};
 
 use chemxor_chem::named;
 use chemxor_chem::table::{Column, FeatureKind, Shape, Table, TableError, write_features};
+use chemxor_core::Standardisation;
 use proptest::prelude::*;
 
 fn table(bytes: &[u8], shape: Shape, column: &str) -> Result<Table, TableError> {
@@ -82,7 +83,9 @@ fn written(
 ) -> String {
     let mut output = Vec::new();
     let mut table = table(text, Shape::Csv, "smiles").unwrap();
-    write_features(&mut table, &kind(named(name).unwrap()), &mut output, |_| {}).unwrap();
+    let none = Standardisation::default();
+    let kind = kind(named(name).unwrap());
+    write_features(&mut table, &kind, none, &mut output, |_| {}).unwrap();
     String::from_utf8(output).unwrap()
 }
 
@@ -117,4 +120,36 @@ proptest! {
         let expected = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes()).byte_records().count();
         prop_assert_eq!(rows, expected);
     }
+}
+
+#[test]
+fn what_was_done_to_a_molecule_stands_in_its_row() {
+    let text = "name,smiles\nsalt,[Na+].CC(=O)[O-]\nplain,CCO\nbad,C(\n";
+    let source = Box::new(Cursor::new(text.as_bytes().to_vec()));
+    let column = Column::Name("smiles".to_owned());
+    let mut table = Table::from_reader("t.csv", source, Shape::Csv, &column).unwrap();
+    let what = Standardisation {
+        largest_fragment: true,
+        neutralise: true,
+    };
+    let mut output = Vec::new();
+    let kind = FeatureKind::Bits(named("ecfp4-bits").unwrap());
+    write_features(&mut table, &kind, what, &mut output, |_| {}).unwrap();
+    let rows: Vec<csv::StringRecord> = csv::Reader::from_reader(output.as_slice())
+        .records()
+        .map(Result::unwrap)
+        .collect();
+    let fields = |row: usize| rows[row].iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        fields(0)[2..6],
+        [
+            "ok",
+            "",
+            "largest fragment kept; charges removed",
+            "CC(=O)O"
+        ]
+    );
+    assert_eq!(fields(1)[2..6], ["ok", "", "", ""]);
+    assert_eq!(fields(2)[2], "error");
+    assert_eq!(rows[2].len(), rows[0].len());
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use chemxor_chem::{FEATURISER_NAMES, named};
-use chemxor_core::Task;
-use chemxor_nets::{ClassWeights, ModelKind, ReadOptions, Schedule, TrainConfig};
+use chemxor_core::{Standardisation, Task};
+use chemxor_nets::{ClassWeights, HoldOut, ModelKind, ReadOptions, Schedule, TrainConfig};
 use clap::{Args as ClapArgs, ValueEnum};
 
 /// What is predicted.
@@ -25,6 +25,26 @@ impl From<TaskArg> for Task {
             TaskArg::Regression => Self::Regression,
             TaskArg::Binary => Self::Binary,
             TaskArg::Multiclass => Self::Multiclass,
+        }
+    }
+}
+
+/// What is done to molecules first.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(crate) struct StandardArgs {
+    /// Keep the largest fragment of each molecule: counter-ions and solvents go.
+    #[arg(long)]
+    pub(crate) largest_fragment: bool,
+    /// Remove charges that hydrogens can balance.
+    #[arg(long)]
+    pub(crate) neutralise: bool,
+}
+
+impl StandardArgs {
+    pub(crate) fn standardisation(self) -> Standardisation {
+        Standardisation {
+            largest_fragment: self.largest_fragment,
+            neutralise: self.neutralise,
         }
     }
 }
@@ -59,6 +79,21 @@ pub(crate) struct DataArgs {
     /// How molecules become integers; `chemxor features --help` lists the names.
     #[arg(long, value_name = "NAME", default_value = "ecfp4-counts+descriptors")]
     pub(crate) featuriser: String,
+    #[command(flatten)]
+    pub(crate) standard: StandardArgs,
+    /// Which molecules are held out: random, scaffold (no Bemis-Murcko scaffold on both sides), or
+    /// column:NAME (the last ones by that column, e.g. a date).
+    #[arg(long, value_parser = hold_out, default_value = "random", value_name = "HOW")]
+    pub(crate) split: HoldOut,
+}
+
+fn hold_out(text: &str) -> Result<HoldOut, String> {
+    match (text, text.strip_prefix("column:")) {
+        ("random", _) => Ok(HoldOut::Random),
+        ("scaffold", _) => Ok(HoldOut::Scaffold),
+        (_, Some(name)) if !name.is_empty() => Ok(HoldOut::Column(name.to_owned())),
+        _ => Err("there are random, scaffold and column:NAME".to_owned()),
+    }
 }
 
 impl DataArgs {
@@ -76,6 +111,8 @@ impl DataArgs {
             target_columns: self.target_columns.clone(),
             thresholds: self.thresholds.clone(),
             task: self.task.into(),
+            standardisation: self.standard.standardisation(),
+            hold_out: self.split.clone(),
         })
     }
 }

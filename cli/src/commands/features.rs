@@ -59,6 +59,10 @@ fn kind(name: &str) -> Result<FeatureKind> {
             size,
             max_count: u16::MAX,
         }),
+        Featuriser::Image32 { version, .. } => FeatureKind::Counts(Featuriser::Image32 {
+            version,
+            max_count: u16::MAX,
+        }),
         Featuriser::Descriptors { .. } => FeatureKind::Descriptors,
     })
 }
@@ -72,7 +76,8 @@ pub(crate) fn run(format: Format, args: &FeaturesArgs) -> Result<()> {
     let cannot = || format!("cannot write {}", partial.display());
     let file = File::create(&partial).with_context(cannot)?;
     let mut bar = Bar::new("features", None, args.quiet || format == Format::Json);
-    let report = write_features(&mut table, &kind, BufWriter::new(file), |rows| {
+    let what = args.standard.standardisation();
+    let report = write_features(&mut table, &kind, what, BufWriter::new(file), |rows| {
         bar.set(rows, String::new());
     })?;
     bar.finish();

@@ -91,6 +91,7 @@ fn manifest() -> Manifest {
             train_rows: 1,
             test_rows: 1,
         },
+        standardisation: chemxor_core::Standardisation::default(),
         domain: None,
         rings: graph
             .rings()

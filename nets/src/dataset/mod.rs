@@ -6,7 +6,7 @@ mod target;
 
 use std::path::Path;
 
-use chemxor_core::{Featuriser, Task};
+use chemxor_core::{Featuriser, Standardisation, Task};
 use serde::Serialize;
 
 use crate::error::NetsError;
@@ -26,6 +26,23 @@ pub struct ReadOptions {
     pub thresholds: Vec<f64>,
     /// How molecules become integers.
     pub featuriser: Featuriser,
+    /// What is done to molecules before that.
+    pub standardisation: Standardisation,
+    /// Which molecules are held out.
+    pub hold_out: HoldOut,
+}
+
+/// Which molecules are kept aside to judge a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum HoldOut {
+    /// Drawn with the seed; classes in proportion.
+    #[default]
+    Random,
+    /// Drawn with the seed so that no Bemis-Murcko scaffold (1996) is on both sides.
+    Scaffold,
+    /// The last ones by this column, as numbers where all of it are numbers, else as text, which
+    /// orders ISO dates.
+    Column(String),
 }
 
 impl Default for ReadOptions {
@@ -42,6 +59,8 @@ impl Default for ReadOptions {
                 size: 2048,
                 max_count: 7,
             },
+            standardisation: Standardisation::default(),
+            hold_out: HoldOut::Random,
         }
     }
 }
@@ -58,6 +77,13 @@ pub struct Row {
     pub targets: Vec<f64>,
     /// `(index, value)` of the features that are not 0, by index.
     pub features: Vec<(u32, u16)>,
+    /// Canonical SMILES after standardisation: equal for two spellings of one molecule. Rows that
+    /// share it stay on one side of every split.
+    pub molecule: String,
+    /// What the rows are held out by: scaffold or field of the column.
+    pub(crate) key: String,
+    /// Whether standardisation changed it.
+    pub(crate) changed: bool,
 }
 
 impl Row {
@@ -86,7 +112,18 @@ pub struct Dataset {
     rows: Vec<Row>,
     bad_rows: Vec<BadRow>,
     sha256: String,
-    repeated: usize,
+    standardisation: Standardisation,
+    hold_out: HoldOut,
+    duplicates: Duplicates,
+}
+
+/// Molecules that stand in the file more than once, in whatever spelling.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Duplicates {
+    /// Rows whose molecule stood in the file before.
+    pub repeated: usize,
+    /// Lines of the first and of a later row of one molecule with different targets.
+    pub conflicting: Vec<(u64, u64)>,
 }
 
 impl Dataset {
@@ -140,9 +177,24 @@ impl Dataset {
         &self.sha256
     }
 
-    /// Rows whose SMILES stood in the file before. They are kept, and kept on one side of a split.
-    pub fn repeated(&self) -> usize {
-        self.repeated
+    /// Repeated molecules. They are kept, and kept on one side of a split.
+    pub fn duplicates(&self) -> &Duplicates {
+        &self.duplicates
+    }
+
+    /// What was done to molecules before they were featurised.
+    pub fn standardisation(&self) -> Standardisation {
+        self.standardisation
+    }
+
+    /// Rows that standardisation changed.
+    pub fn standardised(&self) -> usize {
+        self.rows.iter().filter(|row| row.changed).count()
+    }
+
+    /// Which molecules are held out.
+    pub fn hold_out(&self) -> &HoldOut {
+        &self.hold_out
     }
 
     /// All features of a row, zeros included.

@@ -1,17 +1,17 @@
 //! Reading and featurising, in parallel and in the order of the file.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
 
 use chemxor_chem::table::{Column, Shape, Table, TableError, TableRow};
-use chemxor_chem::{check_featuriser, featurise};
+use chemxor_chem::{ChemError, canonical, check_featuriser, featurise, scaffold, standardise};
 use data_encoding::HEXLOWER;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::target::Targets;
-use super::{BadRow, Dataset, ReadOptions, Row};
+use super::{BadRow, Dataset, Duplicates, HoldOut, ReadOptions, Row};
 use crate::error::NetsError;
 
 pub(super) fn read(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Dataset, NetsError> {
@@ -32,17 +32,22 @@ pub(super) fn read(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Da
     if let Column::Name(wanted) = &column {
         refuse_twice(name, &header, wanted)?;
     }
+    let width = table.width();
     let records: Vec<TableRow> = table.collect();
     if records.is_empty() {
         return Err(empty(name));
     }
     let first = columns.first().copied().unwrap_or_default();
+    let key = match &options.hold_out {
+        HoldOut::Column(wanted) => Some(find_column(name, &header, width, wanted)?),
+        HoldOut::Random | HoldOut::Scaffold => None,
+    };
     let labels = records.iter().filter_map(|row| row.fields.get(first));
     let targets = Targets::new(options, labels.map(String::as_str))?;
     // the order of the file is kept: rayon collects by index
     let read: Vec<Result<Row, BadRow>> = records
         .par_iter()
-        .map(|record| read_row(record, &columns, &targets, options))
+        .map(|record| read_row(record, &columns, key, &targets, options))
         .collect();
     let mut dataset = Dataset {
         name: name.to_owned(),
@@ -52,7 +57,9 @@ pub(super) fn read(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Da
         rows: Vec::new(),
         bad_rows: Vec::new(),
         sha256: HEXLOWER.encode(&Sha256::digest(bytes)),
-        repeated: 0,
+        standardisation: options.standardisation,
+        hold_out: options.hold_out.clone(),
+        duplicates: Duplicates::default(),
     };
     for row in read {
         match row {
@@ -68,9 +75,25 @@ pub(super) fn read(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Da
             reason: first.reason.clone(),
         });
     }
-    let distinct: HashSet<&str> = dataset.rows.iter().map(|row| row.smiles.as_str()).collect();
-    dataset.repeated = dataset.rows.len() - distinct.len();
+    dataset.duplicates = duplicates(&dataset.rows);
     Ok(dataset)
+}
+
+fn duplicates(rows: &[Row]) -> Duplicates {
+    let mut first: HashMap<&str, &Row> = HashMap::new();
+    let mut found = Duplicates::default();
+    for row in rows {
+        let Some(before) = first.get(row.molecule.as_str()) else {
+            first.insert(&row.molecule, row);
+            continue;
+        };
+        found.repeated += 1;
+        let differs = |(a, b): (&f64, &f64)| !(a.is_nan() || b.is_nan() || a == b);
+        if before.targets.iter().zip(&row.targets).any(differs) {
+            found.conflicting.push((before.line, row.line));
+        }
+    }
+    found
 }
 
 fn empty(name: &str) -> NetsError {
@@ -159,6 +182,7 @@ fn list(columns: &[String], width: usize) -> String {
 fn read_row(
     record: &TableRow,
     columns: &[usize],
+    key: Option<usize>,
     targets: &Targets,
     options: &ReadOptions,
 ) -> Result<Row, BadRow> {
@@ -182,7 +206,23 @@ fn read_row(
     if targets.iter().all(|target| target.is_nan()) {
         return Err(bad("every target is empty".to_owned()));
     }
-    let dense = featurise(&options.featuriser, smiles).map_err(|error| bad(error.to_string()))?;
+    let refused = |error: ChemError| bad(error.to_string());
+    let standard = standardise(options.standardisation, smiles).map_err(refused)?;
+    let dense = featurise(&options.featuriser, &standard.smiles).map_err(refused)?;
+    let molecule = canonical(&standard.smiles).map_err(refused)?;
+    let key = match (key, &options.hold_out) {
+        (_, HoldOut::Random) => String::new(),
+        (_, HoldOut::Scaffold) => scaffold(&standard.smiles).map_err(refused)?,
+        (at, HoldOut::Column(name)) => {
+            let field = at.and_then(|at| record.fields.get(at));
+            let field = field
+                .map(|field| field.trim())
+                .filter(|field| !field.is_empty());
+            field
+                .ok_or_else(|| bad(format!("the column {name:?} is empty")))?
+                .to_owned()
+        }
+    };
     let features = (0u32..)
         .zip(dense)
         .filter(|(_, value)| *value > 0)
@@ -192,5 +232,8 @@ fn read_row(
         smiles: smiles.clone(),
         targets,
         features,
+        molecule,
+        key,
+        changed: !standard.done.is_empty(),
     })
 }

@@ -182,7 +182,8 @@ impl Facts<'_> {
         Ok(TrainReport {
             kind: config.kind.name(),
             rows: dataset.rows().len(),
-            repeated_rows: dataset.repeated(),
+            duplicates: dataset.duplicates().clone(),
+            standardised_rows: dataset.standardised(),
             bad_rows: dataset.bad_rows().to_vec(),
             train_rows: self.train_rows,
             test_rows: held_out.len(),

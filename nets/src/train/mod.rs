@@ -25,7 +25,7 @@ use crate::error::NetsError;
 use crate::matrix::ActiveColumns;
 use crate::metrics::metric_name;
 use crate::report::{HeldOut, Progress, TrainReport};
-use crate::split::{Split, folds, generator, split};
+use crate::split::{Split, folds, generator, hold_out};
 
 /// Fewest usable rows.
 const LEAST_ROWS: usize = 20;
@@ -71,10 +71,17 @@ pub fn train(
         rest: learn,
         aside: test,
     } = match config.fold {
-        None => split(rows, &all, task, config.test_fraction, &mut rng),
+        None => hold_out(dataset, config.test_fraction, &mut rng),
         Some(fold) => folds(rows, &all, task, fold.of, &mut rng).swap_remove(fold.index),
     };
     let active = ActiveColumns::of(rows, &learn, dataset.featuriser().len());
+    if learn.len() < LEAST_ROWS / 2 || test.is_empty() {
+        return Err(NetsError::Config {
+            what: "the split",
+            value: format!("{} to learn from, {} held out", learn.len(), test.len()),
+            allowed: "at least 10 and 1; choose another split or test fraction",
+        });
+    }
     if active.len() == 0 {
         return Err(NetsError::NoFeature {
             name: dataset.name().to_owned(),
@@ -136,6 +143,7 @@ pub fn train(
             train_rows: learn.len() as u64,
             test_rows: test.len() as u64,
         },
+        standardisation: dataset.standardisation(),
         domain: domain::of(dataset, &learn),
         toolchain: concat!("chemxor-nets ", env!("CARGO_PKG_VERSION")).to_owned(),
         seed: config.seed,

@@ -154,6 +154,7 @@ fn manifest(name: &str, seed: u64) -> Manifest {
             train_rows: 10,
             test_rows: 2,
         },
+        standardisation: chemxor_core::Standardisation::default(),
         domain: None,
         leakage_bits_per_query: 12,
         toolchain: "test".to_owned(),
