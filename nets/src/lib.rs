@@ -41,5 +41,5 @@ pub use metrics::{
 };
 pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
 pub use train::{Trained, train};
-pub use trees::{Leaf, Tree, TreeModel, TreeSettings};
+pub use trees::{ImportError, Imported, Leaf, Tree, TreeModel, TreeSettings};
 pub use twin::predict_twin;

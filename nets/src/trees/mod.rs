@@ -13,7 +13,10 @@
 mod boosting;
 mod forest;
 mod grow;
+mod import;
 mod quantise;
+
+pub use import::{ImportError, Imported};
 
 use chemxor_fhe::network::trees::Condition;
 use serde::{Deserialize, Serialize};

@@ -13,7 +13,7 @@ use crate::error::NetsError;
 const MOST_GUARD: u8 = 6;
 
 /// Levels of each feature, in runs.
-fn grids(featuriser: &Featuriser) -> Vec<Grid> {
+pub(super) fn grids(featuriser: &Featuriser) -> Vec<Grid> {
     let run = |features: usize, max: u16| Grid {
         features: features as u32,
         levels: max + 1,
