@@ -5,6 +5,7 @@
 //! | `dataset`, `split` | a CSV with every bad row accounted for; seeded split |
 //! | `linear`, `net` | ridge and logistic regression; fully connected and convolutional networks |
 //! | `trees` | gradient boosting and random forests on the public grid |
+//! | `onnx` | networks from PyTorch and scikit-learn |
 //! | `model` | the float model, and from it the integers of chemxor-fhe and a planned step graph |
 //! | `twin` | evaluation of those integers in clear |
 //! | `metrics` | figures of merit with bootstrap intervals |
@@ -25,6 +26,7 @@ mod matrix;
 mod metrics;
 mod model;
 mod net;
+mod onnx;
 mod report;
 mod split;
 mod train;
@@ -39,6 +41,7 @@ pub use metrics::{
     figures, higher_is_better, mae, mcc, metric, metric_name, pr_auc, probability, r2, rmse,
     roc_auc, spearman,
 };
+pub use onnx::{FinalActivation, OnnxError, OnnxModel, read_onnx};
 pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
 pub use train::{Trained, train};
 pub use trees::{ImportError, Imported, Leaf, Tree, TreeModel, TreeSettings};
