@@ -288,9 +288,11 @@ impl Builder {
             let (s, t) = self
                 .affine
                 .get_or_insert_with(|| (vec![1.0; scale.len()], vec![0.0; scale.len()]));
-            for i in 0..scale.len() {
-                s[i] *= scale[i];
-                t[i] = t[i] * scale[i] + shift[i];
+            for (s, factor) in s.iter_mut().zip(scale) {
+                *s *= factor;
+            }
+            for ((t, factor), term) in t.iter_mut().zip(scale).zip(shift) {
+                *t = *t * factor + term;
             }
             return Ok(());
         };

@@ -151,11 +151,12 @@ fn walk(
             constants.insert(result.clone(), constant(value)?);
             continue;
         }
-        if let (Some(from), true) = (node.inputs.first(), is_cast(node)) {
-            if let Some(value) = constants.get(from).cloned() {
-                constants.insert(result.clone(), value);
-                continue;
-            }
+        if is_cast(node)
+            && let Some(value) = node.inputs.first().and_then(|from| constants.get(from))
+        {
+            let value = value.clone();
+            constants.insert(result.clone(), value);
+            continue;
         }
         let moving = |name: &&String| !name.is_empty() && !constants.contains_key(*name);
         let inputs: Vec<&String> = node.inputs.iter().filter(moving).collect();
