@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::train::{StandardArgs, TrainArgs};
+pub(crate) use self::train::{DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs};
 pub(crate) use lab::*;
 pub(crate) use load::LoadArgs;
 pub(crate) use local::*;
@@ -56,6 +56,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  chemxor train --input data/esol.csv --name esol --endpoint 'aqueous solubility' \\\n      --unit 'log10 mol/L' --output esol.cxb --holdout esol-holdout.csv"
     )]
     Train(Box<TrainArgs>),
+    /// Make a bundle of a model that another program trained; the table calibrates and measures it.
+    #[command(
+        after_help = "Examples:\n  chemxor import model.onnx --input calibration.csv --name kinase --output kinase.cxb\n  chemxor import xgboost.json --input calibration.csv --task binary --name herg --output herg.cxb"
+    )]
+    Import(Box<ImportArgs>),
     /// Write the features of molecules, to compare them with RDKit's.
     #[command(
         after_help = "Examples:\n  chemxor features --featuriser ecfp4-bits --input library.csv --output features.csv\n  chemxor features --featuriser descriptors --input library.smi.gz --smiles-column 1 --output descriptors.csv"

@@ -130,6 +130,12 @@ pub enum NetsError {
         /// Why.
         reason: String,
     },
+    /// A network file that cannot be read.
+    #[error(transparent)]
+    Onnx(#[from] crate::onnx::OnnxError),
+    /// A file of trees that cannot be read.
+    #[error(transparent)]
+    Import(#[from] crate::trees::ImportError),
     /// The network could not be quantised.
     #[error(transparent)]
     Quantise(#[from] chemxor_fhe::network::float::QuantiseError),

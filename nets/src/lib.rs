@@ -18,6 +18,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod auto;
 mod config;
 mod dataset;
 mod error;
@@ -33,6 +34,7 @@ mod train;
 mod trees;
 mod twin;
 
+pub use auto::{Budget, Candidate, Comparison, choose};
 pub use config::{ClassWeights, Fold, ModelKind, Schedule, TrainConfig};
 pub use dataset::{BadRow, Dataset, Duplicates, HoldOut, ReadOptions, Row};
 pub use error::NetsError;
@@ -43,6 +45,6 @@ pub use metrics::{
 };
 pub use onnx::{FinalActivation, OnnxError, OnnxModel, read_onnx};
 pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
-pub use train::{Trained, train};
+pub use train::{ForeignModel, Trained, import, train};
 pub use trees::{ImportError, Imported, Leaf, Tree, TreeModel, TreeSettings};
 pub use twin::predict_twin;

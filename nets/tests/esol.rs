@@ -8,8 +8,8 @@ use chemxor_core::{Bundle, Featuriser, RingName, StepKind, Task};
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::twin::nearest;
 use chemxor_nets::{
-    Dataset, HoldOut, ModelKind, NetsError, Progress, ReadOptions, TrainConfig, Trained,
-    predict_twin, train,
+    Budget, Dataset, ForeignModel, HoldOut, ModelKind, NetsError, Progress, ReadOptions,
+    TrainConfig, Trained, TreeModel, choose, import, predict_twin, train,
 };
 
 fn esol() -> Dataset {
@@ -327,6 +327,95 @@ fn tiny_and_degenerate_data_still_give_a_model() {
                 Err(other) => panic!("{kind:?}: {other}"),
             }
         }
+    }
+}
+
+#[test]
+fn auto_compares_within_its_budgets_and_says_why() {
+    let dataset = alkanes(60, |n| format!("{}", 3 * n), Task::Regression);
+    let base = config(ModelKind::Linear);
+    let budget = Budget::default();
+    let (chosen, table) = choose(&dataset, &base, &budget, &mut |_| {}).unwrap();
+    let names: Vec<&str> = table.candidates.iter().map(|c| c.kind).collect();
+    assert_eq!(names, ["linear", "trees", "mlp", "forest"]);
+    assert!(
+        table
+            .candidates
+            .iter()
+            .all(|c| c.value.is_some() && !c.verdict.is_empty())
+    );
+    assert_eq!(table.chosen, chosen.kind.name());
+    // the cheapest of those within 1 % of the smallest error
+    let of = |name: &str| table.candidates.iter().find(|c| c.kind == name).unwrap();
+    let least = table
+        .candidates
+        .iter()
+        .filter_map(|c| c.value)
+        .fold(f64::INFINITY, f64::min);
+    let taken = of(table.chosen);
+    assert!(taken.value.unwrap() <= 1.01 * least, "{table:?}");
+    for other in table.candidates.iter().filter(|c| c.kind != taken.kind) {
+        assert!(
+            other.value.unwrap() > 1.01 * least || other.milliseconds >= taken.milliseconds,
+            "{table:?}"
+        );
+    }
+    assert_eq!(
+        (chosen.name.as_str(), chosen.seed),
+        ("esol", 7),
+        "what is no choice stays"
+    );
+
+    let none = Budget {
+        milliseconds: 1e-3,
+        time: std::time::Duration::ZERO,
+    };
+    let error = choose(&dataset, &base, &none, &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("latency budget"), "{error}");
+}
+
+#[test]
+fn trees_and_forests_are_trained_measured_and_packed() {
+    for kind in [ModelKind::Trees, ModelKind::Forest] {
+        let mut config = TrainConfig {
+            seed: 7,
+            ..TrainConfig::preset(kind)
+        };
+        config.trees.trees = 40;
+        let trained = quiet(&esol(), &config).unwrap();
+        let metrics = &trained.report.metrics;
+        assert!(metrics.float < 1.2, "{kind:?} {metrics:?}");
+        assert!(
+            (metrics.twin / metrics.float - 1.0).abs() < 0.01,
+            "{metrics:?}"
+        );
+        assert_eq!(trained.bundle.manifest().graph.steps().len(), 2);
+        assert!(trained.bundle.manifest().outputs[0].interval90.unwrap() > 0.0);
+        assert!(trained.bundle.manifest().domain.is_some());
+    }
+}
+
+#[test]
+fn an_imported_model_is_measured_and_packed() {
+    // logS falls with the first count: one split, as XGBoost writes it
+    let json = br#"{"learner":{"feature_names":[],"feature_types":[],
+        "learner_model_param":{"base_score":"-3","num_class":"0","num_feature":"2048","num_target":"1"},
+        "objective":{"name":"reg:squarederror","reg_loss_param":{"scale_pos_weight":"1"}},
+        "gradient_booster":{"name":"gbtree","model":{"gbtree_model_param":{"num_trees":"1","num_parallel_tree":"1"},
+        "tree_info":[0],"trees":[{"tree_param":{"num_nodes":"3","size_leaf_vector":"1","num_feature":"2048"},
+        "left_children":[1,-1,-1],"right_children":[2,-1,-1],"parents":[2147483647,0,0],
+        "split_indices":[378,0,0],"split_conditions":[0.5,1.0,-1.0],"split_type":[0,0,0],
+        "default_left":[0,0,0],"base_weights":[0,1.0,-1.0]}]}}},"version":[2,1,0]}"#;
+    let dataset = esol();
+    let imported = TreeModel::from_xgboost_json(json, dataset.featuriser()).unwrap();
+    let model = ForeignModel::Trees(imported);
+    let trained = import(&dataset, &config(ModelKind::Trees), model).unwrap();
+    for row in &trained.held_out {
+        let float = row.float_prediction[0];
+        assert!(float == -2.0 || float == -4.0, "{float}");
+        assert!((row.twin_prediction[0] - float).abs() < 0.01);
     }
 }
 

@@ -95,6 +95,8 @@ pub async fn start(
 ) -> Result<RunningRegistry, RegistryError> {
     let beside = || config.tls.key.with_file_name("registry-signing.key");
     let signer = signer::load_or_create(&config.signing_key.clone().unwrap_or_else(beside))?;
+    let public_key = data_encoding::HEXLOWER.encode(signer.verifying_key().as_bytes());
+    tracing::info!(%public_key, "signing key of the registry");
     let store = Store::connect(&config.database_url)
         .await?
         .with_signer(signer);

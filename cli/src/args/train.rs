@@ -118,6 +118,14 @@ impl DataArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct ImportArgs {
+    /// ONNX network (.onnx), XGBoost model (.json) or LightGBM model (.txt).
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) train: TrainArgs,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -134,9 +142,16 @@ pub(crate) struct TrainArgs {
 /// How to train.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SettingsArgs {
-    /// Kind of model: linear, mlp, olinda-zero, olinda or olinda-one.
+    /// Kind of model: linear, mlp, trees, forest, olinda-zero, olinda or olinda-one; auto compares the
+    /// first four by cross-validation.
     #[arg(long = "model", value_parser = kind, default_value = "mlp", value_name = "KIND")]
-    pub(crate) kind: ModelKind,
+    pub(crate) kind: KindArg,
+    /// Seconds after which `--model auto` tries no further kind.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) time_budget: u64,
+    /// Largest estimated time of an encrypted query on one thread that `--model auto` accepts, in ms.
+    #[arg(long, default_value_t = 100.0, value_name = "MS")]
+    pub(crate) latency_budget: f64,
     /// TOML file with hyper-parameters; options given here come first.
     #[arg(long, value_name = "TOML")]
     pub(crate) config: Option<PathBuf>,
@@ -208,11 +223,21 @@ pub(crate) struct SettingsArgs {
     pub(crate) checkpoints: Option<PathBuf>,
 }
 
-fn kind(text: &str) -> Result<ModelKind, String> {
+/// A kind, or the comparison of several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KindArg {
+    Auto,
+    One(ModelKind),
+}
+
+fn kind(text: &str) -> Result<KindArg, String> {
+    if text == "auto" {
+        return Ok(KindArg::Auto);
+    }
     let found = ModelKind::ALL.into_iter().find(|kind| kind.name() == text);
-    found.ok_or_else(|| {
+    found.map(KindArg::One).ok_or_else(|| {
         let names: Vec<&str> = ModelKind::ALL.iter().map(|kind| kind.name()).collect();
-        format!("there are {}", names.join(", "))
+        format!("there are auto, {}", names.join(", "))
     })
 }
 
@@ -227,7 +252,11 @@ fn schedule(text: &str) -> Result<Schedule, String> {
 impl SettingsArgs {
     /// The preset of the kind, then the TOML file, then the options.
     pub(crate) fn resolve(&self) -> Result<TrainConfig> {
-        let mut table = toml::Table::try_from(TrainConfig::preset(self.kind))?;
+        let kind = match self.kind {
+            KindArg::Auto => ModelKind::Linear,
+            KindArg::One(kind) => kind,
+        };
+        let mut table = toml::Table::try_from(TrainConfig::preset(kind))?;
         if let Some(path) = &self.config {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;

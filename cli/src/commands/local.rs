@@ -229,7 +229,7 @@ pub(crate) async fn status(home: &Home, format: Format) -> Result<()> {
     });
     output::print(format, &value, || {
         println!(
-            "running: process {}, for {}",
+            "running: process {}, for {:#}",
             found.pid,
             indicatif::HumanDuration(Duration::from_secs(uptime))
         );

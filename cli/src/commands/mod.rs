@@ -28,6 +28,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Keys(command) => keys::run(&home, format, &command),
         Command::Train(args) => train::run(format, &args),
+        Command::Import(args) => train::import(format, &args),
         Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),
         Command::Publish(args) => publish::run(&home, format, &args).await,

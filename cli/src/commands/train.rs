@@ -1,17 +1,30 @@
 //! `train`: CSV to bundle.
 
-use anyhow::{Context, Result};
-use chemxor_nets::{Dataset, Trained};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chemxor_nets::{
+    Budget, Comparison, Dataset, ForeignModel, Trained, TreeModel, choose, read_onnx,
+};
 use serde_json::json;
 
-use crate::args::{Format, TrainArgs};
+use crate::args::{DataArgs, Format, ImportArgs, KindArg, TrainArgs};
 use crate::output::{self, Bar};
 
 pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
-    let config = args.settings.resolve()?;
-    let dataset = Dataset::read_csv(&args.data.input, &args.data.read_options()?)?;
-    for row in dataset.bad_rows().iter().take(20) {
-        eprintln!("line {} is left out: {}", row.line, row.reason);
+    let mut config = args.settings.resolve()?;
+    let dataset = read(&args.data)?;
+    let mut comparison = None;
+    if matches!(args.settings.kind, KindArg::Auto) {
+        let budget = Budget {
+            time: Duration::from_secs(args.settings.time_budget),
+            milliseconds: args.settings.latency_budget,
+        };
+        let (chosen, table) = choose(&dataset, &config, &budget, &mut |kind| {
+            eprintln!("auto: {kind} by cross-validation");
+        })?;
+        config = chosen;
+        comparison = Some(table);
     }
     let mut bar = Bar::new(
         "train",
@@ -25,17 +38,90 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
         );
     })?;
     bar.finish();
+    finish(format, args, &dataset, &trained, comparison.as_ref())
+}
+
+/// `import`: a model of another program to a bundle.
+pub(crate) fn import(format: Format, args: &ImportArgs) -> Result<()> {
+    let train = &args.train;
+    let config = train.settings.resolve()?;
+    let path = &args.model;
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let dataset = read(&train.data)?;
+    let featuriser = dataset.featuriser();
+    let refused = || format!("{} cannot be imported", path.display());
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let model = match ending {
+        Some("onnx") => {
+            let onnx = read_onnx(&bytes, featuriser).with_context(refused)?;
+            for note in &onnx.notes {
+                eprintln!("note: {note}");
+            }
+            ForeignModel::Onnx(onnx)
+        }
+        Some("json") => ForeignModel::Trees(
+            TreeModel::from_xgboost_json(&bytes, featuriser).with_context(refused)?,
+        ),
+        Some("txt") => ForeignModel::Trees(
+            TreeModel::from_lightgbm_text(&bytes, featuriser).with_context(refused)?,
+        ),
+        _ => bail!(
+            "{}: the ending says what it is; .onnx, .json (XGBoost) and .txt (LightGBM) can be imported",
+            path.display()
+        ),
+    };
+    let trained = chemxor_nets::import(&dataset, &config, model)?;
+    finish(format, train, &dataset, &trained, None)
+}
+
+fn read(data: &DataArgs) -> Result<Dataset> {
+    let dataset = Dataset::read_csv(&data.input, &data.read_options()?)?;
+    for row in dataset.bad_rows().iter().take(20) {
+        eprintln!("line {} is left out: {}", row.line, row.reason);
+    }
+    let duplicates = dataset.duplicates();
+    if !duplicates.conflicting.is_empty() {
+        let (first, later) = duplicates.conflicting[0];
+        eprintln!(
+            "{} molecules stand more than once with different targets, the first in lines {first} and {later}; all are kept, on one side of the split",
+            duplicates.conflicting.len()
+        );
+    }
+    Ok(dataset)
+}
+
+fn finish(
+    format: Format,
+    args: &TrainArgs,
+    dataset: &Dataset,
+    trained: &Trained,
+    comparison: Option<&Comparison>,
+) -> Result<()> {
     std::fs::write(&args.output, trained.bundle.to_bytes())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(path) = &args.holdout {
-        write_holdout(path, &trained, dataset.outputs())
+        write_holdout(path, trained, dataset.outputs())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let report = &trained.report;
     let value = json!({
         "bundle": args.output, "version": trained.bundle.version(), "report": report,
+        "comparison": comparison,
     });
     output::print(format, &value, || {
+        for candidate in comparison.iter().flat_map(|table| &table.candidates) {
+            println!(
+                "auto       {:8} {} {} estimated {:.1} ms, {} bytes: {}",
+                candidate.kind,
+                comparison.map_or("", |table| table.metric),
+                candidate
+                    .value
+                    .map_or("-".to_owned(), |value| format!("{value:.4}")),
+                candidate.milliseconds,
+                candidate.bytes,
+                candidate.verdict
+            );
+        }
         let metrics = &report.metrics;
         println!(
             "bundle     {} ({} bytes)",

@@ -173,6 +173,27 @@ pub(super) fn half_ranges(extremes: &Extremes) -> Vec<f32> {
         .collect()
 }
 
+/// Mean and standard deviation of each row's pre-activations without its bias.
+pub(super) fn moments(
+    layer: &Layer,
+    x: Tensor<2>,
+    weights: Tensor<2>,
+) -> Result<Vec<(f32, f32)>, NetsError> {
+    let z = linear(layer, x, weights);
+    let means = read(z.clone().mean_dim(0))?;
+    let squares = read((z.clone() * z).mean_dim(0))?;
+    let shared = layer.sharing();
+    let mean = |values: &[f32]| values.iter().sum::<f32>() / shared as f32;
+    let rows = means.chunks(shared).zip(squares.chunks(shared));
+    Ok(rows
+        .map(|(means, squares)| {
+            let centre = mean(means);
+            let variance = mean(squares) - centre * centre;
+            (centre, variance.max(0.0).sqrt())
+        })
+        .collect())
+}
+
 /// One layer in floating point, without gradients; widens `extremes`.
 pub(super) fn evaluate(
     layer: &Layer,

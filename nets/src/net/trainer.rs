@@ -2,12 +2,13 @@
 
 use burn::tensor::{Device, Tensor};
 use chemxor_core::Task;
+use chemxor_fhe::network::activation::Activation;
 use rand::rngs::ChaCha20Rng;
 use rand::seq::SliceRandom;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::checkpoint::{Folder, Header};
-use super::forward::{Extremes, Pass, Ranges, evaluate, half_ranges, tensor};
+use super::forward::{Extremes, Pass, Ranges, evaluate, half_ranges, moments, tensor};
 use super::loss::{batch_loss, mean_loss, total_weight};
 use super::parameter::{Moments, Parameter, read};
 use super::{Architecture, Fitted, FittedLayer, Map};
@@ -124,6 +125,37 @@ impl<'a> Net<'a> {
             biases,
             device,
         }
+    }
+
+    /// Scales and centres the hidden pre-activations of the first molecules to mean 0 and deviation
+    /// 1, row by row (Krähenbühl et al. 2016, arXiv 1511.06856). Layers of polynomials need it: a
+    /// softplus halves deviations and adds an offset, so that signals fade from layer to layer.
+    fn normalise(&mut self, x: &Matrix) -> Result<(), NetsError> {
+        let first: Vec<usize> = (0..x.rows.len().min(CHUNK)).collect();
+        let mut values = tensor(x.dense(&first), first.len(), &self.device);
+        let layers = &self.architecture.layers;
+        for (index, layer) in layers.iter().enumerate().take(layers.len() - 1) {
+            let found = moments(layer, values.clone(), self.weights[index].inner())?;
+            // a row that hardly moves stays as it is
+            let scale = |deviation: f32| {
+                if deviation > 1e-3 {
+                    1.0 / deviation
+                } else {
+                    1.0
+                }
+            };
+            let rows = layer.rows();
+            let mut weights = self.weights[index].read()?;
+            for (at, weight) in weights.iter_mut().enumerate() {
+                *weight *= scale(found[at % rows].1);
+            }
+            let biases = found.iter().map(|(mean, d)| -mean * scale(*d)).collect();
+            self.weights[index].restore(weights, None);
+            self.biases[index].restore(biases, None);
+            let (weights, biases) = (self.weights[index].inner(), self.biases[index].inner());
+            values = evaluate(layer, values, weights, biases, &mut vec![(0.0, 0.0); rows])?;
+        }
+        Ok(())
     }
 
     fn fitted(&self) -> Result<Fitted, NetsError> {
@@ -304,6 +336,9 @@ pub(crate) fn fit(
     mut progress: impl FnMut(usize, Epoch),
 ) -> Result<Outcome, NetsError> {
     let mut net = Net::new(architecture, train.x, settings.weight_decay, rng);
+    if architecture.layers[0].activation != Activation::Relu {
+        net.normalise(train.x)?;
+    }
     let mut epochs: Vec<Epoch> = Vec::new();
     // best first
     let mut kept: Vec<Candidate> = Vec::new();

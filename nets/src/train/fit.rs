@@ -40,6 +40,21 @@ pub(super) struct Fit {
     pub(super) validation: Vec<usize>,
 }
 
+impl Fit {
+    /// A model that was trained elsewhere.
+    pub(super) fn of_foreign(model: FloatModel, learn: &[usize]) -> Self {
+        Self {
+            model,
+            epochs_run: 0,
+            best_epoch: None,
+            penalty: None,
+            curves: Vec::new(),
+            validation_losses: Vec::new(),
+            validation: learn.to_vec(),
+        }
+    }
+}
+
 pub(super) fn fit(
     dataset: &Dataset,
     config: &TrainConfig,

@@ -24,8 +24,11 @@ use crate::dataset::Dataset;
 use crate::error::NetsError;
 use crate::matrix::ActiveColumns;
 use crate::metrics::metric_name;
+use crate::model::FloatModel;
+use crate::onnx::OnnxModel;
 use crate::report::{HeldOut, Progress, TrainReport};
 use crate::split::{Split, folds, generator, hold_out};
+use crate::trees::Imported;
 
 /// Fewest usable rows.
 const LEAST_ROWS: usize = 20;
@@ -57,6 +60,50 @@ pub struct Trained {
 pub fn train(
     dataset: &Dataset,
     config: &TrainConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Trained, NetsError> {
+    run(dataset, config, None, progress)
+}
+
+/// Makes a bundle of a model that was trained elsewhere: `dataset` calibrates the ranges of its
+/// pre-activations, and the part of it that is held out measures it.
+pub fn import(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    model: ForeignModel,
+) -> Result<Trained, NetsError> {
+    let outputs = dataset.outputs().len();
+    let (model, own) = match model {
+        ForeignModel::Onnx(onnx) => (FloatModel::Net(onnx.net), onnx.outputs),
+        ForeignModel::Trees(trees) => {
+            let own = trees.model.base.len();
+            let featuriser = dataset.featuriser().clone();
+            (FloatModel::Trees(trees.model, featuriser), own)
+        }
+    };
+    if own != outputs {
+        return Err(NetsError::Config {
+            what: "the number of outputs of the imported model",
+            value: own.to_string(),
+            allowed: "one for each target column, or for each class; check --task and --target-column",
+        });
+    }
+    run(dataset, config, Some(model), &mut |_| {})
+}
+
+/// A model of another program.
+#[derive(Debug)]
+pub enum ForeignModel {
+    /// A network.
+    Onnx(OnnxModel),
+    /// Trees of XGBoost or LightGBM.
+    Trees(Imported),
+}
+
+fn run(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    given: Option<FloatModel>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, NetsError> {
     let started = Instant::now();
@@ -99,7 +146,10 @@ pub fn train(
             remaining: elapsed.mul_f64(left),
         });
     };
-    let fit = fit::fit(dataset, config, &learn, &active, &mut notify)?;
+    let fit = match given {
+        Some(model) => fit::Fit::of_foreign(model, &learn),
+        None => fit::fit(dataset, config, &learn, &active, &mut notify)?,
+    };
     let calibration: Vec<Vec<u16>> = learn
         .iter()
         .map(|index| dataset.dense(&rows[*index]))
