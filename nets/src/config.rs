@@ -196,8 +196,8 @@ impl TrainConfig {
             ModelKind::OlindaZero | ModelKind::Olinda | ModelKind::OlindaOne => Self {
                 epochs: 40,
                 patience: 8,
-                learning_rate: 1e-3,
-                weight_decay: 0.1,
+                learning_rate: 2e-3,
+                weight_decay: 0.01,
                 ..base
             },
         }

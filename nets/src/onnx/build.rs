@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use chemxor_core::{Conv2d, Expansion, Featuriser};
-use chemxor_fhe::network::activation::Activation;
+use chemxor_fhe::network::activation::{Activation, SOFTPLUS_POLYNOMIAL};
 use chemxor_fhe::network::float::{FloatLayer, FloatMap, FloatNet, fold_average_pool};
+use chemxor_fhe::network::lifting::Quadratic;
 
 use super::proto::Node;
 use super::{Constant, MOST_NUMBERS, OnnxError, attribute, bound, refuse};
@@ -173,6 +174,29 @@ impl Builder {
         }
         self.open = false;
         Ok(())
+    }
+
+    /// Any polynomial of degree two is the softplus polynomial S between two affine maps, which
+    /// the layers around it take in: `c S(x + t) + d`.
+    pub(super) fn polynomial(
+        &mut self,
+        node: &Node,
+        [c0, c1, c2]: [f64; 3],
+    ) -> Result<(), OnnxError> {
+        let all = |value: f64| vec![value; self.size];
+        if c2 == 0.0 {
+            return self.apply(node, &all(c1), &all(c0));
+        }
+        let Quadratic { a0, a1, a2 } = SOFTPLUS_POLYNOMIAL;
+        let c = c2 / a2;
+        let t = (c1 / c - a1) / (2.0 * a2);
+        let d = c0 - c * ((a2 * t + a1) * t + a0);
+        let (one, before, scale, after) = (all(1.0), all(t), all(c), all(d));
+        if self.open {
+            self.apply(node, &one, &before)?;
+        }
+        self.activate(node, Activation::SoftplusPolynomial)?;
+        self.apply(node, &scale, &after)
     }
 
     /// `[outputs][inputs]` of a matrix.

@@ -1,10 +1,11 @@
 //! ONNX networks (PyTorch, scikit-learn) as float networks, ready for quantisation.
 //!
 //! A graph must be a chain: linear maps, elementwise scaling and activations, each on the result of
-//! the one before. Scaling and batch normalisation are folded into the linear maps exactly; a final
+//! the one before; only polynomials of degree two may be spelled out in several nodes. Scaling and batch normalisation are folded into the linear maps exactly; a final
 //! sigmoid or softmax is dropped, since log-odds and scores are what is released.
 
 mod build;
+mod polynomial;
 mod proto;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use chemxor_fhe::network::float::FloatNet;
 use prost::Message;
 
 use build::Builder;
+use polynomial::Polynomials;
 use proto::{Attribute, Graph, Model, Node, Tensor, ValueInfo};
 
 /// Largest file, bytes.
@@ -136,6 +138,7 @@ fn walk(
     builder: &mut Builder,
 ) -> Result<FinalActivation, OnnxError> {
     let mut current = input.to_owned();
+    let mut polynomials = Polynomials::default();
     for (at, node) in graph.nodes.iter().enumerate() {
         let Some(result) = node.outputs.first() else {
             return Err(refuse(node, "it has no result; export the model again"));
@@ -157,6 +160,15 @@ fn walk(
             let value = value.clone();
             constants.insert(result.clone(), value);
             continue;
+        }
+        if polynomials.take(graph, node, result, &current, constants)? {
+            continue;
+        }
+        for name in &node.inputs {
+            if let Some(found) = polynomials.close(name) {
+                builder.polynomial(node, found)?;
+                current.clone_from(name);
+            }
         }
         let moving = |name: &&String| !name.is_empty() && !constants.contains_key(*name);
         let inputs: Vec<&String> = node.inputs.iter().filter(moving).collect();
@@ -187,6 +199,12 @@ fn walk(
         }
         builder.node(node, &current, constants)?;
         current.clone_from(result);
+    }
+    if let (Some(node), [output]) = (graph.nodes.last(), &graph.outputs[..])
+        && let Some(found) = polynomials.close(&output.name)
+    {
+        builder.polynomial(node, found)?;
+        current.clone_from(&output.name);
     }
     if graph.outputs.iter().all(|output| output.name != current) {
         return Err(OnnxError::Format(format!(

@@ -216,3 +216,94 @@ fn damaged_files_never_panic() {
     let error = read_onnx(&bytes(graph), &featuriser).unwrap_err();
     assert!(matches!(error, OnnxError::TooLarge { .. }), "{error}");
 }
+
+/// Gemm, then `0.3 - 0.2 x + 0.7 x²` in the spelling of PyTorch, then Gemm.
+fn polynomial(features: i64) -> Graph {
+    let number = |name: &str, value: f32| Tensor {
+        data_type: 1,
+        name: name.to_owned(),
+        floats: vec![value],
+        ..Tensor::default()
+    };
+    Graph {
+        nodes: vec![
+            node("MatMul", &["x", "w1"], "z"),
+            node("Mul", &["z", "minus"], "u"),
+            node("Pow", &["z", "two"], "p"),
+            node("Mul", &["seven", "p"], "q"),
+            node("Add", &["u", "three"], "v"),
+            node("Add", &["v", "q"], "a"),
+            node("MatMul", &["a", "w2"], "y"),
+        ],
+        initializers: vec![
+            floats("w1", &[features, 3], 0.01),
+            floats("w2", &[3, 2], 0.5),
+            number("minus", -0.2),
+            number("two", 2.0),
+            number("seven", 0.7),
+            number("three", 0.3),
+        ],
+        inputs: vec![value("x", &[0, features])],
+        outputs: vec![value("y", &[0, 2])],
+    }
+}
+
+#[test]
+fn polynomials_that_are_spelled_out_become_an_activation() {
+    let featuriser = featuriser();
+    let features = featuriser.len();
+    let graph = polynomial(features as i64);
+    let model = read_onnx(&bytes(graph.clone()), &featuriser).unwrap();
+    assert_eq!(model.net.layers.len(), 2);
+    let weights = |at: usize| -> Vec<f64> {
+        let floats = &graph.initializers[at].floats;
+        floats.iter().map(|v| f64::from(*v)).collect()
+    };
+    let (w1, w2) = (weights(0), weights(1));
+    let x: Vec<u16> = (0..features).map(|i| (i % 3) as u16).collect();
+    let hidden = |o: usize| {
+        let z: f64 = (0..features).map(|i| w1[i * 3 + o] * f64::from(x[i])).sum();
+        f64::from(0.3f32) + f64::from(-0.2f32) * z + f64::from(0.7f32) * z * z
+    };
+    for (o, got) in model.net.evaluate(&x).iter().enumerate() {
+        let wanted: f64 = (0..3).map(|i| w2[i * 2 + o] * hidden(i)).sum();
+        assert!((got - wanted).abs() < 1e-9, "{got} {wanted}");
+    }
+}
+
+#[test]
+fn polynomials_of_higher_degree_are_refused_by_name() {
+    let featuriser = featuriser();
+    let mut graph = polynomial(featuriser.len() as i64);
+    graph.nodes[3] = node("Mul", &["z", "p"], "q");
+    let error = read_onnx(&bytes(graph), &featuriser).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("\"q\" (Mul)") && text.contains("degree two"),
+        "{text}"
+    );
+}
+
+#[test]
+fn raw_numbers_are_read_like_listed_ones() {
+    let featuriser = featuriser();
+    let graph = dense(featuriser.len() as i64);
+    let listed = read_onnx(&bytes(graph.clone()), &featuriser).unwrap();
+    for (data_type, wide) in [(1, false), (11, true)] {
+        let mut graph = graph.clone();
+        for tensor in &mut graph.initializers {
+            let floats = std::mem::take(&mut tensor.floats);
+            tensor.data_type = data_type;
+            tensor.raw = if wide {
+                floats
+                    .iter()
+                    .flat_map(|v| f64::from(*v).to_le_bytes())
+                    .collect()
+            } else {
+                floats.iter().flat_map(|v| v.to_le_bytes()).collect()
+            };
+        }
+        let raw = read_onnx(&bytes(graph), &featuriser).unwrap();
+        assert_eq!(raw.net, listed.net);
+    }
+}
