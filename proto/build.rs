@@ -7,6 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "chemxor/v1/worker.proto",
         "chemxor/v1/registry.proto",
         "chemxor/v1/admin.proto",
+        "chemxor/v1/cards.proto",
+        "chemxor/v1/certificates.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

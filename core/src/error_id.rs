@@ -47,9 +47,12 @@ error_ids! {
     BlobCorrupt = "CX-M08", true, "upload the blob again from its first byte";
     WorkerUnknown = "CX-M09", false, "list the workers with `chemxor workers`; start the missing one";
     VersionSunset = "CX-M10", false, "its sunset date has passed; choose the successor that the catalogue names";
+    CardMissing = "CX-M20", false, "ask the publisher for a model card";
+    CardRefused = "CX-M21", false, "mend the card with `chemxor card lint` and sign it with the key of the version";
+    CertificateRequestUnknown = "CX-A06", false, "list the requests with `chemxor cert list --waiting`, or hand in a new one with `chemxor cert renew`";
     QuotaExhausted = "CX-G01", true, "wait as long as retry-after says, or ask the model's owner for a higher quota";
     BudgetExhausted = "CX-G02", false, "the extraction budget of your organisation is spent; ask the model's owner";
-    OrganisationUnknown = "CX-G03", false, "list the organisations with `chemxor org list`";
+    OrganisationUnknown = "CX-G03", false, "look at the name; administrators of the platform list them with `chemxor org list`";
     AuditBroken = "CX-G04", false, "keep the export and the database as they are and call the security team";
     FrameMalformed = "CX-Q01", false, "use the same release of client and server; report it if it stays";
     FrameTooLarge = "CX-Q02", false, "use the same release of client and server; report it if it stays";

@@ -8,6 +8,7 @@
 
 mod audit;
 mod bundle;
+mod card;
 mod error_id;
 mod frames;
 mod graph;
@@ -22,6 +23,11 @@ pub use audit::{
     AuditLine, AuditRow, AuditSummary, ChainError, ChainVerifier, Checkpoint, verify_export,
 };
 pub use bundle::{Bundle, BundleError};
+pub use card::{
+    Applicability, Assay, CARD_FORMAT, CardError, CardMetric, EncryptedFigures, Finding,
+    IntendedUse, LeakageBudget, MAX_CARD_BYTES, ModelCard, PrivacyAudit, Severity, TODO,
+    TrainingData,
+};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
 pub use graph::{
@@ -40,6 +46,6 @@ pub use manifest::{
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
 pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};
 pub use signing::{
-    SignatureError, sign_approval, sign_checkpoint, sign_manifest, verify_approval,
-    verify_checkpoint, verify_manifest,
+    SignatureError, sign_approval, sign_card, sign_checkpoint, sign_manifest, verify_approval,
+    verify_card, verify_checkpoint, verify_manifest,
 };

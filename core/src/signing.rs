@@ -8,6 +8,7 @@ use crate::VersionId;
 
 const MANIFEST: &[u8] = b"chemxor manifest v1\0";
 const APPROVAL: &[u8] = b"chemxor approval v1\0";
+const CARD: &[u8] = b"chemxor card v1\0";
 const CHECKPOINT: &[u8] = b"chemxor audit checkpoint v1\0";
 
 /// Why a signature was refused.
@@ -54,6 +55,20 @@ pub fn verify_approval(
 ) -> Result<(), SignatureError> {
     let content = approval(version, publisher_key, signature);
     verify(registry_key, APPROVAL, &content, counter_signature)
+}
+
+/// Signs a model card with the key that signed its version.
+pub fn sign_card(key: &SigningKey, card: &[u8]) -> [u8; 64] {
+    key.sign(&[CARD, card].concat()).to_bytes()
+}
+
+/// Verifies a model card.
+pub fn verify_card(
+    publisher_key: &[u8],
+    card: &[u8],
+    signature: &[u8],
+) -> Result<(), SignatureError> {
+    verify(publisher_key, CARD, card, signature)
 }
 
 fn checkpoint(number: i64, at_micros: i64, hash: &[u8; 32]) -> Vec<u8> {

@@ -26,6 +26,16 @@ pub(crate) async fn person<T>(
     Ok(caller)
 }
 
+/// Whoever shows a living certificate of the platform; its key is what the handshake has proved.
+pub(crate) async fn holder<T>(
+    store: &Store,
+    request: &Request<T>,
+) -> Result<PeerCertificate, Status> {
+    let peer = peer_certificate(request)?;
+    require_living(store, &peer).await?;
+    Ok(peer)
+}
+
 async fn require_living(store: &Store, peer: &PeerCertificate) -> Result<(), Status> {
     let subject = peer.subject.to_string();
     let outcome = store.require_certificate(&subject, &peer.serial).await;

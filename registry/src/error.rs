@@ -58,10 +58,17 @@ impl RegistryError {
             Self::Refused(id, _) => *id,
             Self::Lifecycle(_) => ErrorId::WrongState,
             Self::Quota(..) => ErrorId::QuotaExhausted,
+            Self::Database(error) if is_unstorable(error) => ErrorId::ArgumentInvalid,
             Self::Database(_) => ErrorId::StorageUnavailable,
             _ => ErrorId::Internal,
         }
     }
+}
+
+/// Whether the request's own text is what PostgreSQL refuses: a zero character (SQLSTATE 22021).
+fn is_unstorable(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "22021")
 }
 
 impl From<RegistryError> for Status {
@@ -76,6 +83,10 @@ impl From<RegistryError> for Status {
                 status.metadata_mut().insert("retry-after", seconds.into());
                 status
             }
+            RegistryError::Database(error) if is_unstorable(&error) => status(
+                id,
+                "a text of the request holds a character that cannot be stored",
+            ),
             error => {
                 // details of the database are for the operator, not for the caller
                 tracing::error!(%error, %id, "call failed");

@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chemxor_proto::v1::admin_server::AdminServer;
+use chemxor_proto::v1::cards_server::CardsServer;
 use chemxor_proto::v1::catalog_server::CatalogServer;
+use chemxor_proto::v1::certificates_server::CertificatesServer;
 use chemxor_proto::v1::control_server::ControlServer;
 use chemxor_proto::v1::governance_server::GovernanceServer;
 use chemxor_proto::v1::metering_server::MeteringServer;
@@ -105,7 +107,7 @@ pub async fn start(
         .await
         .map_err(RegistryError::Listen)?;
     let addr = listener.local_addr().map_err(RegistryError::Listen)?;
-    let services = Services::new(store.clone());
+    let services = Services::new(store.clone(), &config.tls.ca);
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
@@ -116,6 +118,8 @@ pub async fn start(
         .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(GovernanceServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(CardsServer::new(services.clone()).max_decoding_message_size(limit))
+        .add_service(CertificatesServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(MeteringServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
     let served = serve::Served::new(&config.tls, config.operations)?;

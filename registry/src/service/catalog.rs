@@ -1,12 +1,11 @@
 //! Catalog: what everybody with a token may read.
 
-use chemxor_core::{Action, ErrorId, Reach, State, VersionId};
+use chemxor_core::{Action, VersionId};
 use chemxor_proto::v1::catalog_server::Catalog;
 use chemxor_proto::{MAX_MANIFEST_BYTES, v1};
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
-use crate::RegistryError;
 use crate::auth;
 use crate::service::{Services, argument, model_ref};
 use crate::store::VersionRow;
@@ -50,6 +49,9 @@ impl Catalog for Services {
             token => Some(read_page(token).ok_or_else(|| argument("the page token is malformed"))?),
         };
         let rows = self.store.list_versions(&caller, before, size).await?;
+        self.store
+            .audit_far_read(&caller, "model.list", "models")
+            .await?;
         let end = page_end(&rows);
         let more = end < rows.len() || rows.len() == size as usize;
         let rows = &rows[..end];
@@ -71,16 +73,10 @@ impl Catalog for Services {
     ) -> Result<Response<v1::ModelVersion>, Status> {
         let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
         let model = model_ref(&request.into_inner().model)?;
-        let row = self.store.find_version(&caller, &model).await?;
-        // a revoked version stays visible to those who hold its digest, so that they learn why
-        let public = row.state.is_servable() || row.state == State::Revoked;
-        let own = row.organisation == caller.organisation;
-        let may_review = caller.roles.reach(Action::ReadCatalogue) == Reach::Platform
-            || (own && (caller.governs() || row.publisher == caller.subject));
-        if public || may_review {
-            return Ok(Response::new(row.to_proto()));
-        }
-        let message = format!("there is no model {model}");
-        Err(RegistryError::refused(ErrorId::ModelUnknown, message).into())
+        let row = self.store.readable_version(&caller, &model).await?;
+        self.store
+            .audit_far_read(&caller, "model.read", &row.version.to_string())
+            .await?;
+        Ok(Response::new(row.to_proto()))
     }
 }

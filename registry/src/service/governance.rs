@@ -159,6 +159,20 @@ impl Governance for Services {
         Ok(Response::new(v1::SetConsortiumResponse {}))
     }
 
+    async fn list_consortia(
+        &self,
+        request: Request<v1::ListConsortiaRequest>,
+    ) -> Answer<v1::ListConsortiaResponse> {
+        let caller = auth::person(&self.store, &request, Action::ManageOrganisations).await?;
+        let rows = self.store.list_consortia(&caller).await?;
+        let consortium = |(name, organisations)| v1::SetConsortiumRequest {
+            name,
+            organisations,
+        };
+        let consortia = rows.into_iter().map(consortium).collect();
+        Ok(Response::new(v1::ListConsortiaResponse { consortia }))
+    }
+
     async fn set_member(&self, request: Request<v1::Member>) -> Answer<v1::Member> {
         let caller = auth::person(&self.store, &request, Action::ManageMembers).await?;
         let mut request = request.into_inner();
@@ -231,6 +245,27 @@ impl Governance for Services {
         Ok(Response::new(v1::SetVisibilityResponse {}))
     }
 
+    async fn get_visibility(
+        &self,
+        request: Request<v1::GetVisibilityRequest>,
+    ) -> Answer<v1::SetVisibilityRequest> {
+        let caller = auth::person(&self.store, &request, Action::ManageModels).await?;
+        let model = model_name(&request.into_inner().model)?;
+        let (kind, organisations, consortium) = match self.store.visibility(&caller, &model).await?
+        {
+            Visibility::Private => ("private", vec![], String::new()),
+            Visibility::Everyone => ("everyone", vec![], String::new()),
+            Visibility::Listed(names) => ("listed", names, String::new()),
+            Visibility::Consortium(name) => ("consortium", vec![], name),
+        };
+        Ok(Response::new(v1::SetVisibilityRequest {
+            model: model.to_string(),
+            visibility: kind.to_owned(),
+            organisations,
+            consortium,
+        }))
+    }
+
     async fn set_alias(&self, request: Request<v1::SetAliasRequest>) -> Answer<v1::AliasChange> {
         let caller = auth::person(&self.store, &request, Action::ManageModels).await?;
         let request = request.into_inner();
@@ -256,6 +291,22 @@ impl Governance for Services {
         Ok(Response::new(change(&request.alias, &moved)))
     }
 
+    async fn list_aliases(
+        &self,
+        request: Request<v1::ListAliasesRequest>,
+    ) -> Answer<v1::AliasHistoryResponse> {
+        let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
+        let model = model_name(&request.into_inner().model)?;
+        let aliases = self.store.list_aliases(&caller, &model).await?;
+        self.store
+            .audit_far_read(&caller, "alias.list", model.as_str())
+            .await?;
+        let changes = aliases.iter().map(|(alias, moved)| change(alias, moved));
+        Ok(Response::new(v1::AliasHistoryResponse {
+            changes: changes.collect(),
+        }))
+    }
+
     async fn alias_history(
         &self,
         request: Request<v1::AliasHistoryRequest>,
@@ -265,6 +316,9 @@ impl Governance for Services {
         let model = model_name(&request.model)?;
         let alias = request.alias.parse().map_err(argument)?;
         let changes = self.store.alias_history(&caller, &model, &alias).await?;
+        self.store
+            .audit_far_read(&caller, "alias.history", &format!("{model}@{alias}"))
+            .await?;
         let changes = changes.iter().map(|moved| change(&request.alias, moved));
         Ok(Response::new(v1::AliasHistoryResponse {
             changes: changes.collect(),

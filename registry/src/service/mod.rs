@@ -2,12 +2,17 @@
 //! store; no SQL and no decision about rights stands here.
 
 mod admin;
+mod cards;
 mod catalog;
+mod certificates;
 mod control;
 mod governance;
 mod metering;
 mod publishing;
 mod watch;
+
+use std::path::Path;
+use std::sync::Arc;
 
 use chemxor_core::{ErrorId, ModelRef, VersionId};
 use tonic::Status;
@@ -19,11 +24,16 @@ use crate::store::Store;
 #[derive(Clone)]
 pub(crate) struct Services {
     store: Store,
+    /// Certificate of the platform's authority; read when a certificate is recorded.
+    authority: Arc<Path>,
 }
 
 impl Services {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Store, authority: &Path) -> Self {
+        Self {
+            store,
+            authority: authority.into(),
+        }
     }
 }
 

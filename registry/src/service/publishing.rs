@@ -21,8 +21,11 @@ impl Publishing for Services {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        auth::person(&self.store, &request, Action::ListWorkers).await?;
+        let caller = auth::person(&self.store, &request, Action::ListWorkers).await?;
         let workers = self.store.list_workers().await?;
+        self.store
+            .audit_far_read(&caller, "worker.list", "workers")
+            .await?;
         let workers = workers.iter().map(WorkerRow::to_proto).collect();
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }

@@ -138,6 +138,27 @@ impl Store {
         Ok(change)
     }
 
+    /// Every alias of a model with its last move, by name.
+    pub async fn list_aliases(
+        &self,
+        caller: &Caller,
+        model: &ModelName,
+    ) -> Result<Vec<(String, AliasChange)>, RegistryError> {
+        if !self.sees_model(caller, model).await? {
+            return Err(unknown_model(model));
+        }
+        let rows = sqlx::query(
+            "select distinct on (alias) * from alias_history where model = $1
+             order by alias, id desc limit 1000",
+        )
+        .bind(model.as_str())
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("alias")?, read(row)?)))
+            .collect()
+    }
+
     /// Every move of an alias, newest first.
     pub async fn alias_history(
         &self,

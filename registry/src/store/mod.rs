@@ -5,7 +5,10 @@
 mod aliases;
 mod audit;
 mod blobs;
+mod cards;
+mod certificates;
 mod denied;
+mod lifecycle;
 mod organisations;
 mod quotas;
 mod sessions;
@@ -28,6 +31,8 @@ use crate::RegistryError;
 
 pub use aliases::AliasChange;
 pub use blobs::MissingBlob;
+pub use cards::CardRow;
+pub use certificates::{CertificateRow, IssuedCertificate};
 pub use organisations::{MemberRow, OrganisationRow};
 pub use quotas::{Quota, Usage};
 pub use sessions::Session;

@@ -192,6 +192,29 @@ impl Store {
         tx.commit().await
     }
 
+    /// Every consortium with its members.
+    pub async fn list_consortia(
+        &self,
+        caller: &Caller,
+    ) -> Result<Vec<(String, Vec<String>)>, RegistryError> {
+        caller.require(Action::ManageOrganisations)?;
+        let mut tx = self.begin("list consortia").await?;
+        let rows = sqlx::query(
+            "select c.name, coalesce(array_agg(m.organisation order by m.organisation)
+                filter (where m.organisation is not null), '{}') as members
+             from consortia c left join consortium_members m on m.consortium = c.name
+             group by c.name order by c.name limit 10000",
+        )
+        .fetch_all(tx.connection())
+        .await?;
+        tx.audit_read(caller, "consortium.list", "consortia")
+            .await?;
+        tx.commit().await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("name")?, row.try_get("members")?)))
+            .collect()
+    }
+
     /// Makes a member or replaces its roles.
     pub async fn set_member(
         &self,

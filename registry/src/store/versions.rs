@@ -1,17 +1,12 @@
-//! Versions of models: drafts, state changes, lookup by reference.
+//! Versions of models: lookup by reference, lists, who sees what.
 
-use chemxor_core::{
-    Action, ErrorId, Event as Transition, ModelName, ModelRef, Reach, Selector, State, VersionId,
-    sign_approval,
-};
+use chemxor_core::{Action, ErrorId, ModelName, ModelRef, Reach, Selector, State, VersionId};
 use chemxor_proto::v1;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
-use crate::publication::Publication;
-use crate::store::audit::Event;
 use crate::store::visibility::{unknown_model, visible};
 use crate::store::{Caller, Store, Tx};
 
@@ -99,7 +94,7 @@ pub(crate) fn unix_ms(at: OffsetDateTime) -> i64 {
     (at.unix_timestamp_nanos() / 1_000_000) as i64
 }
 
-fn unknown_version() -> RegistryError {
+pub(crate) fn unknown_version() -> RegistryError {
     RegistryError::refused(ErrorId::ModelUnknown, "there is no such version")
 }
 
@@ -115,63 +110,6 @@ fn reveal(row: Option<&PgRow>, caller: &Caller) -> Result<Option<VersionRow>, Re
 }
 
 impl Store {
-    /// Creates the draft, or finds it when the same publisher began it before. Announced again, a
-    /// blob keeps what was uploaded of it; what is no longer announced goes.
-    pub async fn begin_version(
-        &self,
-        caller: &Caller,
-        publication: &Publication,
-    ) -> Result<(), RegistryError> {
-        caller.require(Action::Publish)?;
-        let publisher = caller.subject.as_str();
-        let mut tx = self.begin("begin version").await?;
-        let version = publication.version();
-        let name = publication.manifest().name.as_str();
-        tx.require_workers(&publication.workers()).await?;
-        if !caller.covers(name) {
-            let message = format!("the token is not for the model {name}");
-            return Err(RegistryError::refused(ErrorId::RoleMissing, message));
-        }
-        tx.claim_name(name, caller).await?;
-        let request = publication.request();
-        sqlx::query(
-            "insert into versions (digest, name, manifest, signature, publisher_key, publisher)
-             values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-        )
-        .bind(version.as_bytes().as_slice())
-        .bind(name)
-        .bind(request.manifest.as_ref())
-        .bind(request.signature.as_ref())
-        .bind(request.publisher_key.as_ref())
-        .bind(publisher)
-        .execute(tx.connection())
-        .await?;
-        let row = tx.lock_version(&version).await?;
-        let row = row.ok_or(RegistryError::Corrupt("version"))?;
-        if row.state != State::Draft {
-            let message = format!(
-                "this version is {} already; change the model to publish a new one",
-                row.state
-            );
-            return Err(RegistryError::refused(ErrorId::WrongState, message));
-        }
-        let same = row.signature == request.signature && row.publisher_key == request.publisher_key;
-        if !same {
-            let message = "this version was begun under another publisher key; sign with that one";
-            return Err(RegistryError::refused(ErrorId::SignatureRefused, message));
-        }
-        tx.replace_parts(&version, request).await?;
-        let object = version.to_string();
-        tx.audit(Event {
-            actor: &caller.actor(),
-            action: "version.begin",
-            object: &object,
-            detail: name,
-        })
-        .await?;
-        tx.commit().await
-    }
-
     /// The version that a reference means, if the caller's organisation sees it. Without a digest or
     /// alias it is the newest approved one.
     pub async fn find_version(
@@ -220,6 +158,24 @@ impl Store {
         };
         let row = query.fetch_optional(self.pool()).await?;
         reveal(row.as_ref(), caller)?.ok_or_else(|| unknown_model(model))
+    }
+
+    /// The same for whoever reads it: what waits for approval is for its publisher and for those who
+    /// review; a revoked version stays visible to those who hold its digest, so that they learn why.
+    pub async fn readable_version(
+        &self,
+        caller: &Caller,
+        model: &ModelRef,
+    ) -> Result<VersionRow, RegistryError> {
+        let row = self.find_version(caller, model).await?;
+        let public = row.state.is_servable() || row.state == State::Revoked;
+        let own = row.organisation == caller.organisation;
+        let may_review = caller.roles.reach(Action::ReadCatalogue) == Reach::Platform
+            || (own && (caller.governs() || row.publisher == caller.subject));
+        match public || may_review {
+            true => Ok(row),
+            false => Err(unknown_model(model)),
+        }
     }
 
     /// Whether the caller's organisation sees any of a model.
@@ -338,92 +294,6 @@ impl Store {
         .await?;
         rows.iter().map(read).collect()
     }
-
-    /// Moves a version along its lifecycle.
-    pub async fn transition(
-        &self,
-        caller: &Caller,
-        version: &VersionId,
-        event: Transition,
-        note: &str,
-        sunset: Option<OffsetDateTime>,
-    ) -> Result<VersionRow, RegistryError> {
-        let action = match event {
-            Transition::Submit => Action::Publish,
-            Transition::Approve => Action::Approve,
-            Transition::Deprecate => Action::ManageModels,
-            Transition::Revoke => Action::Revoke,
-        };
-        caller.require(action)?;
-        let mut tx = self.begin("transition").await?;
-        let row = tx.lock_version(version).await?;
-        let row = row.ok_or_else(unknown_version)?;
-        let reached = caller.require_in(action, &row.organisation).is_ok();
-        if !reached || !caller.covers(&row.name) {
-            return Err(unknown_version());
-        }
-        let actor = caller.subject.as_str();
-        let next = row.state.apply(event)?;
-        if event == Transition::Submit {
-            if row.publisher != actor {
-                let message = "only its publisher may submit a version";
-                return Err(RegistryError::refused(ErrorId::RoleMissing, message));
-            }
-            tx.require_all_blobs(version).await?;
-        }
-        if event == Transition::Approve && row.publisher == actor {
-            return Err(RegistryError::refused(
-                ErrorId::SelfApproval,
-                "the publisher may not approve the version",
-            ));
-        }
-        let approver = (event == Transition::Approve).then_some(actor);
-        let signer = self.signer().filter(|_| approver.is_some());
-        let approval = signer.map(|key| {
-            let signed = sign_approval(key, version, &row.publisher_key, &row.signature);
-            (key.verifying_key().to_bytes().to_vec(), signed.to_vec())
-        });
-        let approval = approval.or(row.approval.clone());
-        let sunset_at = match event {
-            Transition::Deprecate => sunset,
-            _ => row.sunset_at,
-        };
-        sqlx::query(
-            "update versions set state = $2, approved_by = coalesce($3, approved_by),
-             approved_at = case when $3::text is null then approved_at else now() end,
-             registry_key = $4, counter_signature = $5, sunset_at = $6
-             where digest = $1",
-        )
-        .bind(version.as_bytes().as_slice())
-        .bind(next.as_str())
-        .bind(approver)
-        .bind(approval.as_ref().map(|(key, _)| key))
-        .bind(approval.as_ref().map(|(_, signature)| signature))
-        .bind(sunset_at)
-        .execute(tx.connection())
-        .await?;
-        let action = match event {
-            Transition::Submit => "version.submit",
-            Transition::Approve => "version.approve",
-            Transition::Deprecate => "version.deprecate",
-            Transition::Revoke => "version.revoke",
-        };
-        let object = version.to_string();
-        tx.audit(Event {
-            actor: &caller.actor(),
-            action,
-            object: &object,
-            detail: note,
-        })
-        .await?;
-        tx.commit().await?;
-        Ok(VersionRow {
-            state: next,
-            approval,
-            sunset_at,
-            ..row
-        })
-    }
 }
 
 impl Tx {
@@ -442,71 +312,5 @@ impl Tx {
         .fetch_optional(self.connection())
         .await?;
         row.as_ref().map(read).transpose()
-    }
-
-    /// The name is the publisher's, or nobody's yet.
-    async fn claim_name(&mut self, name: &str, caller: &Caller) -> Result<(), RegistryError> {
-        sqlx::query(
-            "insert into models (name, publisher, organisation) values ($1, $2, $3)
-             on conflict do nothing",
-        )
-        .bind(name)
-        .bind(&caller.subject)
-        .bind(&caller.organisation)
-        .execute(self.connection())
-        .await?;
-        let row = sqlx::query("select publisher, organisation from models where name = $1")
-            .bind(name)
-            .fetch_one(self.connection())
-            .await?;
-        if row.try_get::<String, _>("publisher")? == caller.subject
-            && row.try_get::<String, _>("organisation")? == caller.organisation
-        {
-            return Ok(());
-        }
-        let message =
-            format!("the model name {name} belongs to another publisher; choose another one");
-        Err(RegistryError::refused(ErrorId::ManifestRefused, message))
-    }
-
-    /// Makes blobs, keys and placements of a draft those of the request.
-    async fn replace_parts(
-        &mut self,
-        version: &VersionId,
-        request: &v1::BeginVersionRequest,
-    ) -> Result<(), RegistryError> {
-        let digest = version.as_bytes().as_slice();
-        self.replace_blobs(version, &request.blobs).await?;
-        for statement in [
-            "delete from sealed_keys where version = $1",
-            "delete from placements where version = $1",
-        ] {
-            sqlx::query(statement)
-                .bind(digest)
-                .execute(self.connection())
-                .await?;
-        }
-        for key in &request.keys {
-            sqlx::query("insert into sealed_keys values ($1, $2, $3, $4, $5)")
-                .bind(digest)
-                .bind(&key.worker)
-                .bind(i64::from(key.step))
-                .bind(key.encapsulated.as_ref())
-                .bind(key.ciphertext.as_ref())
-                .execute(self.connection())
-                .await?;
-        }
-        for placement in &request.placements {
-            sqlx::query("insert into placements values ($1, $2, $3, $4, $5, $6)")
-                .bind(digest)
-                .bind(&placement.worker)
-                .bind(placement.first_step as i32)
-                .bind(placement.end_step as i32)
-                .bind(placement.first_group as i32)
-                .bind(placement.end_group as i32)
-                .execute(self.connection())
-                .await?;
-        }
-        Ok(())
     }
 }

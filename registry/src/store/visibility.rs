@@ -61,6 +61,34 @@ impl Tx {
 }
 
 impl Store {
+    /// Who sees a model now.
+    pub async fn visibility(
+        &self,
+        caller: &Caller,
+        model: &ModelName,
+    ) -> Result<Visibility, RegistryError> {
+        let mut tx = self.begin("visibility").await?;
+        tx.require_model(caller, Action::ManageModels, model)
+            .await?;
+        let row = sqlx::query(
+            "select visibility, consortium, array(select organisation from model_grants
+                where model = $1 order by organisation) as listed from models where name = $1",
+        )
+        .bind(model.as_str())
+        .fetch_one(tx.connection())
+        .await?;
+        tx.audit_read(caller, "model.visibility", model.as_str())
+            .await?;
+        tx.commit().await?;
+        match row.try_get("visibility")? {
+            "private" => Ok(Visibility::Private),
+            "everyone" => Ok(Visibility::Everyone),
+            "listed" => Ok(Visibility::Listed(row.try_get("listed")?)),
+            "consortium" => Ok(Visibility::Consortium(row.try_get("consortium")?)),
+            _ => Err(RegistryError::Corrupt("visibility")),
+        }
+    }
+
     /// Says who sees a model, from now on.
     pub async fn set_visibility(
         &self,

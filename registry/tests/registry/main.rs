@@ -8,14 +8,19 @@
 
 mod api;
 mod audit;
+mod calls;
+mod cards;
 mod catalogue;
 mod certificates;
 mod cluster;
 mod database;
+mod enrolment;
 mod governance;
 mod model;
 mod platform;
 mod quotas;
+mod refusals;
 mod roles;
 mod suite;
+mod tenants;
 mod tokens;

@@ -17,11 +17,16 @@ pub(crate) fn reference(name: &str, version: &str) -> String {
     format!("{name}@{version}")
 }
 
+/// The key that signs every model here.
+pub(crate) fn publisher_key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
 impl Model {
     /// Two steps: the first on worker-1, the second on worker-2. Another `seed`, another version.
     pub(crate) fn new(name: &str, seed: u64) -> Self {
         let manifest = manifest(name, seed).to_bytes().unwrap();
-        let key = SigningKey::from_bytes(&[7; 32]);
+        let key = publisher_key();
         let blobs = vec![noise(seed, 300_000), noise(seed + 1, 5_000)];
         let announced = (0u32..).zip(&blobs).map(|(step, blob)| v1::EncryptedBlob {
             step,
@@ -62,7 +67,7 @@ impl Model {
 
     /// Signs again, after the manifest was changed.
     pub(crate) fn sign(&mut self) {
-        let key = SigningKey::from_bytes(&[7; 32]);
+        let key = publisher_key();
         self.request.signature = sign_manifest(&key, &self.request.manifest).to_vec().into();
     }
 }

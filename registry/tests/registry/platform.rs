@@ -6,7 +6,9 @@ use std::time::Duration;
 use chemxor_core::{ErrorId, Role, RoleSet};
 use chemxor_proto::v1;
 use chemxor_proto::v1::admin_client::AdminClient;
+use chemxor_proto::v1::cards_client::CardsClient;
 use chemxor_proto::v1::catalog_client::CatalogClient;
+use chemxor_proto::v1::certificates_client::CertificatesClient;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::governance_client::GovernanceClient;
 use chemxor_proto::v1::metering_client::MeteringClient;
@@ -124,6 +126,24 @@ impl Platform {
 
     pub(crate) fn governance(&self) -> GovernanceClient<Channel> {
         GovernanceClient::new(self.client.clone())
+    }
+
+    pub(crate) fn cards(&self) -> CardsClient<Channel> {
+        CardsClient::new(self.client.clone())
+    }
+
+    pub(crate) fn certificates(&self) -> CertificatesClient<Channel> {
+        CertificatesClient::new(self.client.clone())
+    }
+
+    /// Certificate calls of whoever holds these files.
+    pub(crate) async fn certificates_with(&self, files: &TlsFiles) -> CertificatesClient<Channel> {
+        CertificatesClient::new(tls::connect(&self.address(), files).await.unwrap())
+    }
+
+    /// Folder of the authority.
+    pub(crate) fn authority_folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub(crate) async fn metering(&self, subject: &Subject) -> MeteringClient<Channel> {

@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod enrol;
 mod error;
 pub mod incoming;
 pub mod operations;

@@ -96,7 +96,7 @@ impl Identity {
 }
 
 /// Replaces a file; it has its final permissions from the start.
-fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RuntimeError> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RuntimeError> {
     let refuse = |error: std::io::Error| RuntimeError::file(path, error);
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(refuse(error)),
@@ -124,7 +124,7 @@ impl fmt::Debug for DevAuthority {
     }
 }
 
-fn certificate(error: impl fmt::Display) -> RuntimeError {
+pub(crate) fn certificate(error: impl fmt::Display) -> RuntimeError {
     RuntimeError::Certificate(error.to_string())
 }
 
@@ -171,6 +171,16 @@ impl DevAuthority {
 
     /// Issues a certificate for loopback, valid for `lifetime` (negative: already expired).
     pub fn issue(&self, subject: &Subject, lifetime: Duration) -> Result<Identity, RuntimeError> {
+        self.issue_from(subject, OffsetDateTime::now_utc(), lifetime)
+    }
+
+    /// The same beginning at another moment.
+    pub fn issue_from(
+        &self,
+        subject: &Subject,
+        begin: OffsetDateTime,
+        lifetime: Duration,
+    ) -> Result<Identity, RuntimeError> {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let mut params = CertificateParams::new(names.to_vec()).map_err(certificate)?;
         let uri = subject.to_string().try_into().map_err(certificate)?;
@@ -183,7 +193,7 @@ impl DevAuthority {
             ExtendedKeyUsagePurpose::ClientAuth,
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
-        set_lifetime(&mut params, lifetime);
+        set_lifetime_from(&mut params, begin, lifetime);
         let key = KeyPair::generate().map_err(certificate)?;
         let cert = params.signed_by(&key, &self.issuer).map_err(certificate)?;
         Ok(Identity {
@@ -203,8 +213,11 @@ impl DevAuthority {
     }
 }
 
-fn set_lifetime(params: &mut CertificateParams, lifetime: Duration) {
-    let now = OffsetDateTime::now_utc();
+pub(crate) fn set_lifetime(params: &mut CertificateParams, lifetime: Duration) {
+    set_lifetime_from(params, OffsetDateTime::now_utc(), lifetime);
+}
+
+fn set_lifetime_from(params: &mut CertificateParams, now: OffsetDateTime, lifetime: Duration) {
     // clocks of peers may be a little behind
     params.not_before = (now - Duration::minutes(5)).min(now + lifetime - Duration::minutes(5));
     params.not_after = now + lifetime;

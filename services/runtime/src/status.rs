@@ -13,7 +13,11 @@ pub fn code(id: ErrorId) -> Code {
     match id {
         E::TokenMissing | E::TokenRefused => Code::Unauthenticated,
         E::RoleMissing | E::CertificateRefused | E::SelfApproval => Code::PermissionDenied,
-        E::ModelUnknown | E::WorkerUnknown | E::OrganisationUnknown => Code::NotFound,
+        E::ModelUnknown
+        | E::WorkerUnknown
+        | E::OrganisationUnknown
+        | E::CardMissing
+        | E::CertificateRequestUnknown => Code::NotFound,
         E::NotApproved
         | E::VersionRevoked
         | E::VersionSunset
