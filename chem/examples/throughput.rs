@@ -1,4 +1,5 @@
-//! `throughput FILE [--quick]`: molecules a second, parse and ECFP4 counts, on one thread, as CSV.
+//! `throughput FILE [--quick]`: molecules a second, parse and ECFP4 counts, on one thread, as a
+//! row of CSV.
 //! `throughput --stress [--quick]`: random texts and mutated molecules; fails where one makes the
 //! chemistry code panic.
 #![allow(clippy::print_stdout, reason = "the CSV goes to standard output")]
@@ -8,6 +9,10 @@ use std::time::Instant;
 
 use chemxor_chem::table::{Column, Table};
 use chemxor_chem::{ChemError, featurise, named};
+
+/// As in the command `chemxor`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ALPHABET: &[u8] = b"CNOSPFIBclnosp0123456789()=#%[]@+H./\\*:$-";
 const SEEDS: [&str; 6] = [
@@ -42,9 +47,9 @@ fn speed(file: &Path, passes: usize) -> Result<(), Box<dyn std::error::Error>> {
         }
         best = best.min(started.elapsed().as_secs_f64());
     }
-    println!("program,molecules,molecules_per_second");
     println!(
-        "chemxor,{},{:.0}",
+        "chemxor,{},{},{:.0}",
+        file.file_stem().unwrap_or_default().to_string_lossy(),
         molecules.len(),
         molecules.len() as f64 / best
     );
