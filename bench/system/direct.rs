@@ -98,6 +98,7 @@ impl Direct {
                 payload: message.slice(start..message.len().min(start + MAX_FRAME_BYTES)),
                 sealed_states: std::mem::take(&mut states),
                 timeout_ms: 0,
+                compute_us: 0,
             };
             let kind = Some(worker_request::Kind::Step(chunk));
             self.requests

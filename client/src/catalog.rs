@@ -7,7 +7,9 @@ use chemxor_core::{Manifest, ModelRef, VersionId};
 use chemxor_proto::v1;
 use chemxor_proto::v1::admin_client::AdminClient;
 use chemxor_proto::v1::catalog_client::CatalogClient;
+use chemxor_proto::v1::governance_client::GovernanceClient;
 use chemxor_runtime::tls;
+use serde::Serialize;
 use tonic::transport::Channel;
 
 use crate::{Access, ClientError};
@@ -56,6 +58,52 @@ impl Entry {
     }
 }
 
+/// A limit and what was used of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// None: unlimited.
+    pub limit: Option<u64>,
+    /// Running queries included.
+    pub used: u64,
+    /// None: unlimited.
+    pub left: Option<u64>,
+}
+
+impl Limit {
+    fn new(limit: Option<u64>, used: u64) -> Self {
+        Self {
+            limit,
+            used,
+            left: limit.map(|limit| limit.saturating_sub(used)),
+        }
+    }
+}
+
+/// What an organisation may use of a model; days are UTC days.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Allowance {
+    /// Whose.
+    pub organisation: String,
+    /// Queries.
+    pub queries_today: Limit,
+    /// Bytes both ways.
+    pub bytes_today: Limit,
+    /// Milliseconds of workers.
+    pub compute_ms_today: Limit,
+    /// Extraction budget: queries over all tokens of the organisation, for ever.
+    pub lifetime_queries: Limit,
+    /// Sessions at the same time; none: unlimited.
+    pub concurrent_sessions: Option<u64>,
+}
+
+impl Allowance {
+    /// Queries that may still be asked today; none: unlimited.
+    pub fn queries_left(&self) -> Option<u64> {
+        let lefts = [self.queries_today.left, self.lifetime_queries.left];
+        lefts.into_iter().flatten().min()
+    }
+}
+
 pub(crate) async fn channel(access: &Access) -> Result<Channel, ClientError> {
     Ok(tls::connect(&access.endpoint, &access.tls).await?)
 }
@@ -99,6 +147,27 @@ pub async fn list(access: &Access) -> Result<Vec<Entry>, ClientError> {
         }
         page_token = page.next_page_token;
     }
+}
+
+/// What the caller's organisation may use of a model, and what it used.
+pub async fn allowance(access: &Access, model: &ModelRef) -> Result<Allowance, ClientError> {
+    let mut client = GovernanceClient::new(channel(access).await?);
+    let request = access.token.sign(v1::GetAllowanceRequest {
+        model: model.to_string(),
+    })?;
+    let answer = call(access, client.get_allowance(request)).await?;
+    let (limits, used) = (
+        answer.limits.unwrap_or_default(),
+        answer.used.unwrap_or_default(),
+    );
+    Ok(Allowance {
+        organisation: limits.organisation,
+        queries_today: Limit::new(limits.queries_per_day, used.queries_today),
+        bytes_today: Limit::new(limits.bytes_per_day, used.bytes_today),
+        compute_ms_today: Limit::new(limits.compute_ms_per_day, used.compute_ms_today),
+        lifetime_queries: Limit::new(limits.lifetime_queries, used.lifetime_queries),
+        concurrent_sessions: limits.concurrent_sessions,
+    })
 }
 
 /// Approves a submitted version.

@@ -1,6 +1,7 @@
 //! Everything that can go wrong for a user of the SDK, with what to do next.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chemxor_core::ErrorId;
 
@@ -77,6 +78,23 @@ pub enum ClientError {
     Placement(String),
 }
 
+/// Longer than this nobody waits for a service by asking again.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The message of a refusal, with the time to come back, and whether to ask again at once.
+pub(crate) fn told(id: ErrorId, status: &tonic::Status) -> (String, bool) {
+    let message = status.message();
+    match chemxor_runtime::status::retry_after(status) {
+        Some(wait) if wait > SOON => {
+            let minutes = wait.as_secs().div_ceil(60);
+            let (hours, minutes) = (minutes / 60, minutes % 60);
+            let text = format!("{message}; come back in {hours} h {minutes} min");
+            (text, false)
+        }
+        _ => (message.to_owned(), id.is_retryable()),
+    }
+}
+
 impl ClientError {
     /// Whether the same molecule may be asked again.
     pub fn is_retryable(&self) -> bool {
@@ -91,11 +109,14 @@ impl ClientError {
 
     pub(crate) fn from_status(endpoint: &str, status: &tonic::Status) -> Self {
         match chemxor_runtime::status::error_id(status) {
-            Some(id) => Self::Service {
-                id,
-                message: status.message().to_owned(),
-                retryable: id.is_retryable(),
-            },
+            Some(id) => {
+                let (message, retryable) = told(id, status);
+                Self::Service {
+                    id,
+                    message,
+                    retryable,
+                }
+            }
             None => {
                 let reason = format!("{:?}: {}", status.code(), status.message());
                 Self::Connection {
@@ -104,5 +125,28 @@ impl ClientError {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_says_when_to_come_back_and_is_not_asked_again_before() {
+        let refused = |seconds: u64| {
+            let mut status =
+                chemxor_runtime::status::status(ErrorId::QuotaExhausted, "the quota is 5 a day");
+            status.metadata_mut().insert("retry-after", seconds.into());
+            ClientError::from_status("localhost:1", &status)
+        };
+        let tomorrow = refused(5 * 3600 + 61);
+        assert!(!tomorrow.is_retryable());
+        let text = tomorrow.to_string();
+        assert!(
+            text.contains("the quota is 5 a day; come back in 5 h 2 min"),
+            "{text}"
+        );
+        assert!(refused(1).is_retryable());
     }
 }

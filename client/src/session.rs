@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use crate::error::told;
 use crate::{Access, ClientError};
 
 /// How long opening a session may take.
@@ -66,6 +67,7 @@ struct Waiting {
 struct Ended {
     id: Option<ErrorId>,
     message: String,
+    retryable: bool,
 }
 
 /// An open session.
@@ -246,7 +248,7 @@ impl Session {
             Some(id) => ClientError::Service {
                 id,
                 message,
-                retryable: id.is_retryable(),
+                retryable: ended.retryable,
             },
             None => ClientError::Connection {
                 endpoint: self.endpoint.clone(),
@@ -373,13 +375,19 @@ async fn read(mut stream: Streaming<v1::ServerFrame>, waiting: Arc<Mutex<Waiting
                 break Ended {
                     id: None,
                     message: "the gateway ended the session".into(),
+                    retryable: true,
                 };
             }
             Err(status) => {
                 let id = chemxor_runtime::status::error_id(&status);
+                let (message, retryable) = match id {
+                    Some(id) => told(id, &status),
+                    None => (status.message().to_owned(), true),
+                };
                 break Ended {
                     id,
-                    message: status.message().to_owned(),
+                    message,
+                    retryable,
                 };
             }
         };

@@ -36,6 +36,8 @@ error_ids! {
     TokenRefused = "CX-A02", false, "ask an administrator for a new token; this one is unknown, expired or revoked";
     RoleMissing = "CX-A03", false, "ask an administrator for a token with the role that this call needs";
     CertificateRefused = "CX-A04", false, "use a certificate that this platform's authority issued for this name";
+    CertificateDenied = "CX-A07", false, "an administrator withdrew your certificate; ask for a new one";
+    OrganisationSuspended = "CX-A08", false, "your organisation is suspended; ask the platform's administrator";
     SelfApproval = "CX-A05", false, "let somebody other than the publisher approve this version";
     ModelUnknown = "CX-M01", false, "list what you may see with `chemxor catalog`";
     NotApproved = "CX-M02", false, "wait for approval, or choose another version";

@@ -6,7 +6,8 @@ use std::time::Instant;
 use chemxor_core::{ErrorId, Manifest, VersionId};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_client::ControlClient;
-use chemxor_runtime::status::{error_id, status};
+use chemxor_runtime::peer::PeerCertificate;
+use chemxor_runtime::status::{RETRY_AFTER, error_id, status};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -18,6 +19,8 @@ pub(crate) struct Grant {
     pub(crate) version: VersionId,
     pub(crate) token_id: String,
     pub(crate) subject: String,
+    /// What the client presented; checked again while the session runs.
+    pub(crate) certificate: PeerCertificate,
     /// Whose sessions are counted together.
     pub(crate) organisation: String,
     /// Permits that each step takes of a worker.
@@ -46,11 +49,14 @@ pub(crate) async fn authorise(
     routes: &Arc<Routes>,
     limits: &Limits,
     token: &str,
+    peer: &PeerCertificate,
     model: String,
 ) -> Result<Grant, Status> {
     let request = v1::AuthorizeSessionRequest {
         token: token.to_owned(),
         model,
+        certificate_subject: peer.subject.to_string(),
+        certificate_serial: peer.serial.clone(),
     };
     let call = registry.authorize_session(request);
     let grant = tokio::time::timeout(limits.registry_timeout(), call)
@@ -66,16 +72,13 @@ pub(crate) async fn authorise(
     let permits: Vec<u32> = manifest.graph.steps().iter().map(|s| s.permits()).collect();
     let known = routes.learn(&grant.workers);
     let route = Route::new(permits.len() as u32, &grant.placements, &known);
-    let organisation = match grant.organisation.is_empty() {
-        true => grant.subject.clone(),
-        false => grant.organisation,
-    };
     Ok(Grant {
         version,
         route: Arc::new(route),
         routes: routes.clone(),
         permits,
-        organisation,
+        organisation: grant.organisation,
+        certificate: peer.clone(),
         token_id: grant.token_id,
         subject: grant.subject,
     })
@@ -85,12 +88,13 @@ fn internal(message: &str) -> Status {
     status(ErrorId::Internal, message)
 }
 
-fn away() -> Status {
+pub(crate) fn away() -> Status {
     status(ErrorId::StorageUnavailable, "the registry does not answer")
 }
 
-/// A refusal of the registry keeps its id; anything else is the registry being away.
-fn forward(refusal: &Status) -> Status {
+/// A refusal of the registry keeps its id, and when to come back; anything else is the registry being
+/// away.
+pub(crate) fn forward(refusal: &Status) -> Status {
     match error_id(refusal) {
         Some(ErrorId::CertificateRefused) => {
             tracing::error!(
@@ -99,7 +103,13 @@ fn forward(refusal: &Status) -> Status {
             );
             internal("the registry refuses this gateway; tell the operator")
         }
-        Some(id) => status(id, refusal.message()),
+        Some(id) => {
+            let mut status = status(id, refusal.message());
+            if let Some(seconds) = refusal.metadata().get(RETRY_AFTER) {
+                status.metadata_mut().insert(RETRY_AFTER, seconds.clone());
+            }
+            status
+        }
         None => away(),
     }
 }
@@ -119,6 +129,8 @@ impl Recheck {
         let request = v1::CheckSessionRequest {
             version: grant.version.to_string(),
             token_id: grant.token_id.clone(),
+            certificate_subject: grant.certificate.subject.to_string(),
+            certificate_serial: grant.certificate.serial.clone(),
         };
         let now = Instant::now();
         Self {
@@ -130,11 +142,12 @@ impl Recheck {
         }
     }
 
-    /// Fails when the session must end. Asks at most once in `recheck_ms`; while the registry is
-    /// away, its last word holds for `registry_grace_ms`.
-    pub(crate) async fn check(&mut self) -> Result<(), Status> {
+    /// Fails when the session must end; gives the revision of its limits when it was asked for. Asks
+    /// at most once in `recheck_ms`; while the registry is away, its last word holds for
+    /// `registry_grace_ms`.
+    pub(crate) async fn check(&mut self) -> Result<Option<i64>, Status> {
         if self.asked.elapsed() < self.limits.recheck() {
-            return Ok(());
+            return Ok(None);
         }
         let call = self.registry.check_session(self.request.clone());
         let answer = tokio::time::timeout(self.limits.registry_timeout(), call).await;
@@ -156,13 +169,13 @@ impl Recheck {
             reason = refusal.message(),
             "the session is not checked again"
         );
-        Ok(())
+        Ok(None)
     }
 }
 
-fn verdict(answer: &v1::CheckSessionResponse) -> Result<(), Status> {
+fn verdict(answer: &v1::CheckSessionResponse) -> Result<Option<i64>, Status> {
     if answer.allowed {
-        return Ok(());
+        return Ok(Some(answer.quota_revision));
     }
     let id = answer.error_id.parse().unwrap_or(ErrorId::RoleMissing);
     Err(status(id, answer.reason.as_str()))

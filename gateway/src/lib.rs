@@ -13,6 +13,7 @@ mod error;
 mod failure;
 mod inbox;
 mod link;
+mod meter;
 mod pool;
 mod routes;
 mod service;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_proto::v1::metering_client::MeteringClient;
 use chemxor_proto::v1::query_server::QueryServer;
 use chemxor_proto::{MAX_FRAME_BYTES, MAX_MANIFEST_BYTES, MAX_MESSAGE_BYTES};
 use chemxor_runtime::{serve, tls};
@@ -79,11 +81,13 @@ pub async fn start(
     let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
     let addr = listener.local_addr().map_err(refuse)?;
     let served = serve::Served::new(&config.tls, config.operations)?;
-    let registry = ControlClient::new(tls::connect_lazy(&config.registry, served.identity())?)
+    let channel = tls::connect_lazy(&config.registry, served.identity())?;
+    let metering = MeteringClient::new(channel.clone());
+    let registry = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MANIFEST_BYTES + MAX_MESSAGE_BYTES);
     let routes = Arc::new(Routes::new(Pool::new(served.identity().clone())));
     let follow = routes.clone().follow(registry.clone(), stop.clone());
-    let service = QueryService::new(config.limits, routes, registry, stop.clone());
+    let service = QueryService::new(config.limits, routes, registry, metering, stop.clone());
     let sessions = service.sessions();
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()

@@ -29,6 +29,8 @@ pub(crate) struct Reply {
     pub(crate) message: Bytes,
     /// Opaque; for the next step only, never for the client.
     pub(crate) sealed_states: Vec<Bytes>,
+    /// Microseconds that the worker computed, as it says.
+    pub(crate) compute_us: u32,
     /// Its share of the session's memory, given back when dropped.
     _memory: OwnedSemaphorePermit,
 }
@@ -99,6 +101,7 @@ impl Link {
         let reader = Reader {
             inbox: Inbox::new(bounds.partial_messages, bounds.partial_bytes),
             sealed: HashMap::new(),
+            compute_us: HashMap::new(),
             complete: bounds.complete,
             waiting: waiting.clone(),
         };
@@ -149,6 +152,7 @@ impl Link {
                 payload: message.slice(start..message.len().min(start + MAX_FRAME_BYTES)),
                 sealed_states: std::mem::take(&mut sealed_states),
                 timeout_ms: std::mem::take(&mut timeout_ms),
+                compute_us: 0,
             };
             let kind = Some(worker_request::Kind::Step(chunk));
             let sent = self.requests.send(v1::WorkerRequest { kind }).await;
@@ -183,6 +187,7 @@ impl Drop for Registered<'_> {
 struct Reader {
     inbox: Inbox,
     sealed: HashMap<At, Vec<Bytes>>,
+    compute_us: HashMap<At, u32>,
     complete: Arc<Semaphore>,
     waiting: Shared,
 }
@@ -242,10 +247,15 @@ impl Reader {
             }
             self.sealed.insert(at, chunk.sealed_states);
         }
+        if chunk.compute_us > 0 {
+            // as bounded as the messages that it belongs to
+            self.compute_us.insert(at, chunk.compute_us);
+        }
         let pushed = self.inbox.push(at, chunk.total_bytes, &chunk.payload);
         let Some(message) = pushed.map_err(|_| malformed())? else {
             return Ok(None);
         };
+        let compute_us = self.compute_us.remove(&at).unwrap_or_default();
         let sealed_states = self.sealed.remove(&at).unwrap_or_default();
         // waiting here stops reading, and so the worker, until the client has read
         let memory = self
@@ -256,6 +266,7 @@ impl Reader {
         Ok(Some(Reply {
             message,
             sealed_states,
+            compute_us,
             _memory: memory,
         }))
     }
@@ -263,6 +274,7 @@ impl Reader {
     fn forget(&mut self, at: At) {
         self.inbox.forget(at);
         self.sealed.remove(&at);
+        self.compute_us.remove(&at);
     }
 
     fn hand_over(&self, at: At, outcome: Result<Reply, Failure>) {

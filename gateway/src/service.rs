@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chemxor_core::ErrorId;
 use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_proto::v1::metering_client::MeteringClient;
 use chemxor_proto::v1::query_server::Query;
 use chemxor_proto::{MAX_PUBLIC_KEYS_BYTES, PROTOCOL_VERSION, v1};
-use chemxor_runtime::peer::peer_subject;
+use chemxor_runtime::peer::peer_certificate;
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::{bearer_token, status};
 use data_encoding::HEXLOWER;
@@ -23,6 +24,7 @@ use tower::retry::budget::TpsBudget;
 
 use crate::authorise::{Recheck, authorise};
 use crate::config::Limits;
+use crate::meter::Meter;
 use crate::routes::Routes;
 use crate::session::Session;
 
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
 
 pub(crate) struct QueryService {
     registry: ControlClient<Channel>,
+    metering: MeteringClient<Channel>,
     routes: Arc<Routes>,
     shared: Shared,
     /// How many sessions are open.
@@ -105,6 +108,7 @@ impl QueryService {
         limits: Limits,
         routes: Arc<Routes>,
         registry: ControlClient<Channel>,
+        metering: MeteringClient<Channel>,
         stop: CancellationToken,
     ) -> Self {
         let share = limits.retry_percent as f32 / 100.0;
@@ -112,6 +116,7 @@ impl QueryService {
         let budget = Arc::new(budget);
         Self {
             registry,
+            metering,
             routes,
             shared: Shared { limits, budget },
             organisations: Arc::default(),
@@ -225,22 +230,32 @@ impl QueryService {
         id: [u8; 16],
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<mpsc::Receiver<Result<v1::ServerFrame, Status>>, Status> {
-        let Subject::Client(_) = peer_subject(&request)? else {
+        let peer = peer_certificate(&request)?;
+        if !matches!(peer.subject, Subject::Client(_)) {
             let message = "only a client's certificate may open a session";
             return Err(status(ErrorId::CertificateRefused, message));
-        };
+        }
         let token = bearer_token(request.metadata())?;
         let counted = self.admit()?;
         let limits = self.shared.limits;
         let mut frames = request.into_inner();
         let (model, public_keys) = opening(&mut frames, &limits).await?;
         let registry = self.registry.clone();
-        let grant = authorise(registry.clone(), &self.routes, &limits, &token, model).await?;
+        let asked = authorise(
+            registry.clone(),
+            &self.routes,
+            &limits,
+            &token,
+            &peer,
+            model,
+        );
+        let grant = asked.await?;
         let most = limits.sessions_per_organisation;
         let member = Member::admit(&self.organisations, &grant.organisation, most)?;
         let recheck = Recheck::new(registry, &grant, limits);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let session = Session::new(id, grant, public_keys, &self.shared, sender);
+        let meter = Meter::open(self.metering.clone(), id, &grant, &limits).await?;
+        let session = Session::new(id, grant, meter, public_keys, &self.shared, sender);
         let stop = self.stop.clone();
         tokio::spawn(async move {
             session.run(frames, recheck, stop).await;

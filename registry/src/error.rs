@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chemxor_core::{ErrorId, LifecycleError};
-use chemxor_runtime::status::status;
+use chemxor_runtime::status::{RETRY_AFTER, status};
 use tonic::Status;
 
 /// Why a call or the start failed.
@@ -80,7 +80,7 @@ impl From<RegistryError> for Status {
             RegistryError::Quota(message, retry_after) => {
                 let mut status = status(id, message);
                 let seconds = retry_after.as_secs().max(1);
-                status.metadata_mut().insert("retry-after", seconds.into());
+                status.metadata_mut().insert(RETRY_AFTER, seconds.into());
                 status
             }
             RegistryError::Database(error) if is_unstorable(&error) => status(

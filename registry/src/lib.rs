@@ -62,6 +62,14 @@ pub struct RegistryConfig {
     /// `registry-signing.key` beside the TLS key. Made when absent.
     #[serde(default)]
     pub signing_key: Option<PathBuf>,
+    /// Hours after which what was uploaded to a draft, and then left, is removed.
+    #[serde(default = "orphan_hours")]
+    pub orphan_hours: u32,
+}
+
+/// A week.
+fn orphan_hours() -> u32 {
+    168
 }
 
 /// A registry that is up.
@@ -87,6 +95,20 @@ impl RunningRegistry {
         self.task
             .await
             .map_err(|error| RegistryError::Task(error.to_string()))?
+    }
+}
+
+/// Removes uploads that were left behind, every hour.
+async fn collect(store: Store, hours: u32) {
+    let grace = Duration::from_secs(u64::from(hours) * 3600);
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    loop {
+        hourly.tick().await;
+        match store.collect_orphans(grace).await {
+            Ok((0, _)) => {}
+            Ok((blobs, bytes)) => tracing::info!(blobs, bytes, "left uploads collected"),
+            Err(error) => tracing::warn!(%error, "left uploads are not collected"),
+        }
     }
 }
 
@@ -124,6 +146,12 @@ pub async fn start(
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
     let served = serve::Served::new(&config.tls, config.operations)?;
     tracing::info!(%addr, "registry listens");
-    let task = tokio::spawn(async move { Ok(served.run(router, listener, stop).await?) });
+    let housekeeping = collect(store.clone(), config.orphan_hours);
+    let task = tokio::spawn(async move {
+        let housekeeping = tokio::spawn(housekeeping);
+        let ended = served.run(router, listener, stop).await;
+        housekeeping.abort();
+        Ok(ended?)
+    });
     Ok(RunningRegistry { addr, store, task })
 }

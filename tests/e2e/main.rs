@@ -10,6 +10,7 @@ mod network;
 mod operations;
 mod platform;
 mod privacy;
+mod quotas;
 mod transcripts;
 mod versions;
 mod workflow;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use chemxor_client::catalog::Allowance;
 use chemxor_client::predictor::Predictor;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::json;
@@ -22,14 +23,29 @@ pub(crate) async fn run(
     format: Format,
     args: &QueryArgs,
     input: &Path,
+    allowance: &Allowance,
 ) -> Result<()> {
-    let (estimate, cost, probe) = probed(predictor, args, input).await?;
-    let value = json!({ "model": predictor.model(), "estimate": estimate, "molecule": cost, "probe": probe });
+    let left = allowance.queries_left();
+    let (estimate, cost, probe) = probed(predictor, args, input, left).await?;
+    let asked = probe["queries"].as_u64().unwrap_or_default();
+    let left = left.map(|left| left.saturating_sub(asked));
+    let budget_bits = allowance.lifetime_queries.left.map(|left| {
+        let left = left.saturating_sub(asked);
+        left.saturating_mul(cost.leakage_bits)
+    });
+    let fits = left.is_none_or(|left| estimate.rows <= left);
+    let value = json!({
+        "model": predictor.model(), "estimate": estimate, "molecule": cost, "probe": probe,
+        // as it was before the probe
+        "allowance": allowance, "queries_left": left, "leakage_bits_left": budget_bits, "fits": fits,
+    });
     output::print(format, &value, || {
         println!("rows       {}", HumanCount(estimate.rows));
         match estimate.seconds {
             Some(seconds) => println!("time       {}", time(seconds)),
-            None => println!("time       not known: the first molecules cannot be read"),
+            None => println!(
+                "time       not known: there was no molecule to probe with, or too little quota"
+            ),
         }
         println!("rounds     {} a molecule", estimate.rounds);
         println!(
@@ -39,18 +55,45 @@ pub(crate) async fn run(
             HumanCount(cost.bytes_up),
             HumanCount(cost.bytes_down)
         );
-        println!("queries    {} of your quota", HumanCount(estimate.rows));
         println!(
-            "leakage    at most {} bits about the weights ({} a query)",
-            HumanCount(estimate.leakage_bits),
-            cost.leakage_bits
+            "queries    {}; {} of {} are left for {}",
+            HumanCount(estimate.rows),
+            amount(left),
+            amount(
+                allowance
+                    .queries_today
+                    .limit
+                    .or(allowance.lifetime_queries.limit)
+            ),
+            allowance.organisation
         );
+        println!(
+            "leakage    at most {} bits about the weights ({} a query); the budget left is {}",
+            HumanCount(estimate.leakage_bits),
+            cost.leakage_bits,
+            budget_bits.map_or("unlimited".to_owned(), |bits| format!(
+                "{} bits",
+                HumanCount(bits)
+            ))
+        );
+        if !fits {
+            println!(
+                "quota      the run does not fit: it stops when the quota is used up, and goes on with --resume"
+            );
+        }
         if let Some(queries) = probe["queries"].as_u64() {
             println!(
                 "probe      {} queries were asked for this estimate",
                 HumanCount(queries)
             );
         }
+    })
+}
+
+/// A count, or that there is no limit.
+fn amount(count: Option<u64>) -> String {
+    count.map_or("unlimited".to_owned(), |count| {
+        HumanCount(count).to_string()
     })
 }
 

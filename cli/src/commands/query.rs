@@ -69,7 +69,11 @@ pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result
     let predictor = predictor(&home, &model, &args.key).await?;
     match &args.output {
         Some(output) if !args.estimate => many(&predictor, format, args, input, output).await,
-        _ => estimate::run(&predictor, format, args, input).await,
+        _ => {
+            let model = predictor.model().parse()?;
+            let allowance = catalog::allowance(&home.registry("querier")?, &model).await?;
+            estimate::run(&predictor, format, args, input, &allowance).await
+        }
     }
 }
 
@@ -362,16 +366,23 @@ pub(crate) async fn probed(
     predictor: &Predictor,
     args: &QueryArgs,
     input: &Path,
+    queries_left: Option<u64>,
 ) -> Result<(Estimate, QueryCost, Value)> {
     let total = batch::count_rows(input, &args.smiles_column)?;
     let molecules = batch::first_molecules(input, &args.smiles_column, 2000)?;
     let cost = QueryCost::of(predictor.manifest())?;
-    // the probe may not cost more than the run
+    // the probe may not cost more than the run, nor more than a tenth of what is left
+    let most = queries_left.map_or(u64::MAX, |left| left / 10);
     let limits = ProbeLimits {
-        queries: ProbeLimits::default().queries.min(total),
+        queries: ProbeLimits::default().queries.min(total).min(most),
         ..ProbeLimits::default()
     };
-    let probe = probe(predictor, &molecules, usize::from(args.in_flight), limits).await?;
+    let in_flight = usize::from(args.in_flight);
+    let in_flight = in_flight.min(usize::try_from(most / 2).unwrap_or(usize::MAX));
+    let probe = match in_flight {
+        0 => None,
+        _ => probe(predictor, &molecules, in_flight, limits).await?,
+    };
     let estimate = Estimate::new(&cost, total, probe.map(|probe| probe.rate));
     Ok((estimate, cost, json!(probe)))
 }

@@ -79,6 +79,7 @@ impl Platform {
             tls: authority.issue_to(&Subject::Registry, &folder, "registry")?,
             operations: Operations::default(),
             signing_key: None,
+            orphan_hours: 168,
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;
         let registry_address = format!("localhost:{}", registry.addr().port());

@@ -19,9 +19,9 @@ use bytes::Bytes;
 use chemxor_core::ErrorId;
 use chemxor_proto::v1;
 use chemxor_proto::v1::client_frame::Kind;
-use chemxor_runtime::status::status;
+use chemxor_runtime::status::{error_id, status};
 use data_encoding::HEXLOWER;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, Streaming};
@@ -32,6 +32,7 @@ use crate::authorise::{Grant, Recheck};
 use crate::config::Limits;
 use crate::inbox::{At, Inbox};
 use crate::link::ReplyBounds;
+use crate::meter::{Meter, is_passing, is_spent};
 use crate::service::Shared;
 use outbox::{ClientGone, Outbox};
 use state::{Bounds, SessionState};
@@ -90,6 +91,9 @@ pub(crate) struct Session {
     state: Mutex<SessionState>,
     links: Links,
     outbox: Outbox,
+    meter: Meter,
+    /// Why no query may begin any more; those that run go on.
+    spent: watch::Sender<Option<Status>>,
     tally: Tally,
     public_key_bytes: usize,
     /// Shared by all sessions: how many steps may be tried again.
@@ -103,6 +107,7 @@ impl Session {
     pub(crate) fn new(
         id: [u8; 16],
         grant: Grant,
+        meter: Meter,
         public_keys: Bytes,
         shared: &Shared,
         client: Sender,
@@ -133,6 +138,8 @@ impl Session {
             state: Mutex::new(SessionState::new(bounds)),
             links: Links::new(open, replies),
             outbox: Outbox::new(client, limits.step_timeout()),
+            meter,
+            spent: watch::Sender::new(None),
             tally: Tally::default(),
             public_key_bytes,
             budget: shared.budget.clone(),
@@ -179,6 +186,8 @@ impl Session {
                 let message = "the gateway stops; open a new session";
                 End::Refused(status(ErrorId::WorkerUnavailable, message))
             }
+            refusal = self.meter.keep() => End::Refused(refusal),
+            refusal = self.exhausted() => End::Refused(refusal),
             () = tokio::time::sleep(self.limits.session_timeout()) => {
                 let message = "the session has reached its time limit; open a new one";
                 End::Refused(status(ErrorId::SessionLimit, message))
@@ -187,6 +196,7 @@ impl Session {
         self.ended.cancel();
         tasks.close();
         tasks.wait().await;
+        self.meter.settle().await;
         let reason = match end {
             End::Done => "the client is done".to_owned(),
             End::Gone => "the client has gone".to_owned(),
@@ -202,8 +212,23 @@ impl Session {
     /// Waits until the gateway stops and the queries that run have ended, or their time is over.
     async fn drained(&self, stop: &CancellationToken) {
         stop.cancelled().await;
+        self.running_ended(self.limits.drain()).await;
+    }
+
+    /// Waits until a limit is reached and the queries that run have ended, or their time is over.
+    async fn exhausted(&self) -> Status {
+        let mut spent = self.spent.subscribe();
+        let refusal = spent.wait_for(Option::is_some).await;
+        let refusal = refusal.ok().and_then(|refusal| refusal.clone());
+        self.running_ended(self.limits.step_timeout()).await;
+        // the sender lives as long as the session
+        refusal.unwrap_or_else(|| status(ErrorId::QuotaExhausted, "a quota is used up"))
+    }
+
+    async fn running_ended(&self, limit: Duration) {
         let begun = Instant::now();
-        while self.state().running() > 0 && begun.elapsed() < self.limits.drain() {
+        let some = || self.state().running() > 0 || !lock(&self.running).is_empty();
+        while some() && begun.elapsed() < limit {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     }
@@ -290,12 +315,42 @@ impl Session {
                 let message = "the session has asked as many queries as it may; open a new one";
                 return Err(status(ErrorId::SessionLimit, message).into());
             }
-            recheck.check().await?;
+            if let Some(revision) = recheck.check().await? {
+                self.meter.heed(revision).await?;
+            }
+            if at.1 == 0 && !self.may_begin(at.0).await? {
+                continue;
+            }
+            self.meter.add_bytes(length);
             self.begin(at, message, limit, held, tasks).await?;
         }
         // the client sends no more; what it asked for is still answered
         let _all = hold(&permits, limits.steps_in_flight as u32).await?;
-        Ok(End::Done)
+        let spent = self.spent.borrow().clone();
+        Ok(spent.map_or(End::Done, End::Refused))
+    }
+
+    /// Counts a query that begins. When a limit is reached the client hears it at the end of the
+    /// session, which comes when the queries that run have ended.
+    async fn may_begin(&self, query: u64) -> Result<bool, End> {
+        if self.spent.borrow().is_some() {
+            return Ok(false);
+        }
+        match self.meter.take().await {
+            Ok(()) => Ok(true),
+            Err(refusal) if is_spent(&refusal) => {
+                tracing::info!(query, reason = refusal.message(), "a limit is reached");
+                self.spent.send_replace(Some(refusal));
+                Ok(false)
+            }
+            Err(refusal) if is_passing(&refusal) => {
+                let id = error_id(&refusal).unwrap_or(ErrorId::StorageUnavailable);
+                let message = format!("the query cannot be counted now: {}", refusal.message());
+                self.report(query, id, message).await?;
+                Ok(false)
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// The client gives a query up: its evaluation is dropped and nothing of it is told.

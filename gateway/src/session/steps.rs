@@ -81,9 +81,14 @@ impl Session {
                 let sealed = reply.sealed_states.iter().map(Bytes::len).sum();
                 tracing::debug!(query, step, us, up, down, sealed, "step");
                 self.tally.step(sealed);
+                self.meter.add_compute(reply.compute_us);
                 let state = reply.sealed_states.clone();
                 // from here on the step counts as evaluated, whatever happens to the client
                 let settled = self.state().succeed(evaluation, state, self.age());
+                if settled == Settled::Tell && step + 1 == self.grant.steps() {
+                    self.meter.release();
+                }
+                self.meter.add_bytes(down);
                 match settled {
                     Settled::Tell => self.outbox.deliver(query, step, &reply.message).await,
                     Settled::Discard => Ok(()),
@@ -118,6 +123,7 @@ impl Session {
                 Ok(Answer {
                     message: reply.message.clone(),
                     sealed_states: reply.sealed_states.clone(),
+                    compute_us: reply.compute_us,
                     _memory: vec![reply],
                 })
             }
@@ -232,6 +238,8 @@ fn cannot(step: u32, reason: &str) -> Failure {
 struct Answer {
     message: Bytes,
     sealed_states: Vec<Bytes>,
+    /// Microseconds of all workers together.
+    compute_us: u32,
     /// The replies' share of the session's memory, until the client has read.
     _memory: Vec<Reply>,
 }
@@ -248,9 +256,13 @@ fn join(replies: Vec<Reply>) -> Result<Answer, Failure> {
     if sealed_states.iter().map(Bytes::len).sum::<usize>() > MAX_SEALED_STATE_BYTES {
         return Err(Failure::unavailable("the shares left too much state"));
     }
+    let compute_us = replies
+        .iter()
+        .fold(0, |sum: u32, reply| sum.saturating_add(reply.compute_us));
     Ok(Answer {
         message: message.into(),
         sealed_states,
+        compute_us,
         _memory: replies,
     })
 }

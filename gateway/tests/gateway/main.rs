@@ -10,6 +10,7 @@ mod failover;
 mod lifetime;
 mod logs;
 mod platform;
+mod quotas;
 mod refusals;
 mod registry;
 mod revocation;

@@ -10,6 +10,7 @@ use chemxor_core::{
 use chemxor_gateway::{GatewayConfig, Limits, RunningGateway};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::ControlServer;
+use chemxor_proto::v1::metering_server::MeteringServer;
 use chemxor_runtime::operations::Operations;
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::serve::Served;
@@ -135,15 +136,18 @@ impl Platform {
             placements: Mutex::new(placements),
             workers: Mutex::new(known),
             mood: Mutex::new(Mood::Allows),
-            organisation: Mutex::default(),
+            organisation: Mutex::new("lab".into()),
             checks: Default::default(),
+            ledger: Default::default(),
             changed: Default::default(),
         });
         let registry_tls = issue(&authority, &Subject::Registry, folder.path(), "registry");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let registry_port = listener.local_addr().unwrap().port();
-        let double = ControlServer::new(RegistryDouble(registry.clone()));
-        let router = Server::builder().add_service(double);
+        let double = RegistryDouble(registry.clone());
+        let router = Server::builder()
+            .add_service(ControlServer::new(double.clone()))
+            .add_service(MeteringServer::new(double));
         let served = Served::new(&registry_tls, Operations::default()).unwrap();
         tokio::spawn(served.run(router, listener, stop.clone()));
         let config = GatewayConfig {

@@ -1,5 +1,6 @@
-//! A double of the registry's `Control` service.
+//! A double of the registry's `Control` and `Metering` services.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use chemxor_core::{ErrorId, VersionId};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
-use chemxor_runtime::status::status;
+use chemxor_proto::v1::metering_server::Metering;
+use chemxor_runtime::status::{RETRY_AFTER, status};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -24,15 +26,58 @@ pub(crate) enum Mood {
     NeverAnswers,
 }
 
+/// What one reservation holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) reserved: u64,
+    pub(crate) begun: u64,
+    pub(crate) bytes: u64,
+    pub(crate) compute_ms: u64,
+    /// Queries that were answered, once it is settled.
+    pub(crate) settled: Option<u64>,
+}
+
+/// The reservations, and one limit over all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) limit: Option<u64>,
+    pub(crate) bytes_left: Option<u64>,
+    pub(crate) revision: i64,
+    pub(crate) entries: HashMap<Vec<u8>, Entry>,
+    /// Calls that reserved.
+    pub(crate) calls: u64,
+}
+
+impl Ledger {
+    fn used(&self) -> u64 {
+        let of = |entry: &Entry| entry.settled.unwrap_or(entry.reserved);
+        self.entries.values().map(of).sum()
+    }
+
+    /// Another limit, in force at once.
+    pub(crate) fn set(&mut self, limit: u64) {
+        self.limit = Some(limit);
+        self.revision += 1;
+    }
+}
+
+/// A refusal as the registry makes it.
+fn spent(message: &str) -> Status {
+    let mut refusal = status(ErrorId::QuotaExhausted, message);
+    refusal.metadata_mut().insert(RETRY_AFTER, 3600.into());
+    refusal
+}
+
 /// What it knows; shared with the test.
 pub(crate) struct Known {
     pub(crate) manifest: Vec<u8>,
     pub(crate) placements: Mutex<Vec<v1::Placement>>,
     pub(crate) workers: Mutex<Vec<v1::Worker>>,
     pub(crate) mood: Mutex<Mood>,
-    /// Whose sessions are counted together; the subject's when empty.
+    /// Whose sessions are counted together.
     pub(crate) organisation: Mutex<String>,
     pub(crate) checks: AtomicUsize,
+    pub(crate) ledger: Mutex<Ledger>,
     /// Told when placements or workers change; nobody hears of it before.
     pub(crate) changed: watch::Sender<u64>,
 }
@@ -142,6 +187,11 @@ impl Control for RegistryDouble {
         self.0.checks.fetch_add(1, Ordering::SeqCst);
         self.0.answer().await?;
         assert_eq!(request.get_ref().token_id, "t-1");
+        assert_eq!(
+            request.get_ref().certificate_subject,
+            "chemxor://client/lab"
+        );
+        assert!(!request.get_ref().certificate_serial.is_empty());
         let mood = *self.0.mood.lock().unwrap();
         let (error_id, reason) = match mood {
             Mood::Refuses(id) => (id.to_string(), "withdrawn by the test".to_owned()),
@@ -151,6 +201,73 @@ impl Control for RegistryDouble {
             allowed: error_id.is_empty(),
             error_id,
             reason,
+            quota_revision: self.0.ledger.lock().unwrap().revision,
         }))
+    }
+}
+
+#[tonic::async_trait]
+impl Metering for RegistryDouble {
+    async fn reserve_queries(
+        &self,
+        request: Request<v1::ReserveQueriesRequest>,
+    ) -> Result<Response<v1::ReserveQueriesResponse>, Status> {
+        self.0.answer().await?;
+        let request = request.into_inner();
+        let mut ledger = self.0.ledger.lock().unwrap();
+        ledger.calls += 1;
+        let at_least = request.at_least.unwrap();
+        assert!(request.begun <= at_least && at_least <= request.queries);
+        let held = ledger.entries.get(&request.reservation_id[..]).cloned();
+        let held = held.unwrap_or_default();
+        assert!(request.begun >= held.begun && request.begun <= held.reserved);
+        assert_eq!(held.settled, None);
+        let others = ledger.used() - held.reserved;
+        let room = ledger.limit.map_or(u64::MAX, |limit| {
+            limit.saturating_sub(others + request.begun)
+        });
+        let needed = at_least - request.begun;
+        if room < needed {
+            return Err(spent("the quota of lab is used up"));
+        }
+        let wanted = request.queries - request.begun;
+        let reserved = request.begun + needed.max(wanted.min(room / 4));
+        let entry = Entry {
+            reserved,
+            begun: request.begun,
+            bytes: request.bytes,
+            compute_ms: request.compute_ms,
+            settled: None,
+        };
+        let bytes_left = ledger
+            .bytes_left
+            .map(|left| left.saturating_sub(request.bytes));
+        if bytes_left == Some(0) && needed > 0 {
+            return Err(spent("the bytes of lab are used up"));
+        }
+        ledger
+            .entries
+            .insert(request.reservation_id.to_vec(), entry);
+        Ok(Response::new(v1::ReserveQueriesResponse {
+            queries: reserved,
+            bytes_left,
+            quota_revision: ledger.revision,
+            expires_in_s: 180,
+            ..Default::default()
+        }))
+    }
+
+    async fn settle_queries(
+        &self,
+        request: Request<v1::SettleQueriesRequest>,
+    ) -> Result<Response<v1::SettleQueriesResponse>, Status> {
+        self.0.answer().await?;
+        let request = request.into_inner();
+        let mut ledger = self.0.ledger.lock().unwrap();
+        let entry = ledger.entries.get_mut(&request.reservation_id[..]).unwrap();
+        entry.settled = Some(request.answered);
+        entry.bytes = request.bytes;
+        entry.compute_ms = request.compute_ms;
+        Ok(Response::new(v1::SettleQueriesResponse {}))
     }
 }

@@ -24,6 +24,8 @@ async fn revocation_ends_the_session_at_the_next_step_with_its_reason() {
     for (id, code) in [
         (ErrorId::VersionRevoked, Code::FailedPrecondition),
         (ErrorId::TokenRefused, Code::Unauthenticated),
+        (ErrorId::CertificateDenied, Code::PermissionDenied),
+        (ErrorId::OrganisationSuspended, Code::PermissionDenied),
     ] {
         let platform = Platform::start(&[0..3], watchful()).await;
         let mut client = platform.open().await;

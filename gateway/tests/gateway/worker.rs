@@ -317,6 +317,7 @@ fn reply(job: &Job, payload: &[u8], total_bytes: u32, sealed_state: Bytes) -> Ki
         payload: Bytes::copy_from_slice(payload),
         sealed_states,
         timeout_ms: 0,
+        compute_us: 1000,
     })
 }
 

@@ -104,6 +104,8 @@ impl Control for Services {
         let request = request.into_inner();
         let token = zeroize::Zeroizing::new(request.token);
         let model = model_ref(&request.model)?;
+        let (subject, serial) = (&request.certificate_subject, &request.certificate_serial);
+        self.store.require_client(subject, serial).await?;
         let session = self.store.authorize_session(&token, &model).await?;
         Ok(Response::new(v1::AuthorizeSessionResponse {
             version: session.version.version.to_string(),
@@ -112,7 +114,7 @@ impl Control for Services {
             workers: session.workers.iter().map(WorkerRow::to_proto).collect(),
             token_id: session.holder.id.to_string(),
             subject: session.holder.subject,
-            organisation: String::new(),
+            organisation: session.holder.organisation,
         }))
     }
 
@@ -127,15 +129,25 @@ impl Control for Services {
             .token_id
             .parse()
             .map_err(|_| argument("a token id is a UUID"))?;
-        let (allowed, error_id, reason) = match self.store.check_session(&version, token).await {
-            Ok(()) => (true, String::new(), String::new()),
-            Err(RegistryError::Refused(id, reason)) => (false, id.to_string(), reason),
-            Err(error) => return Err(error.into()),
+        let (subject, serial) = (&request.certificate_subject, &request.certificate_serial);
+        let checked = async {
+            self.store.require_client(subject, serial).await?;
+            self.store.check_session(&version, token).await
         };
-        Ok(Response::new(v1::CheckSessionResponse {
-            allowed,
-            error_id,
-            reason,
-        }))
+        match checked.await {
+            Ok(quota_revision) => Ok(Response::new(v1::CheckSessionResponse {
+                allowed: true,
+                quota_revision,
+                ..Default::default()
+            })),
+            Err(RegistryError::Refused(id, reason)) => {
+                Ok(Response::new(v1::CheckSessionResponse {
+                    error_id: id.to_string(),
+                    reason,
+                    ..Default::default()
+                }))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }

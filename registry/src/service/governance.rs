@@ -13,7 +13,9 @@ use crate::RegistryError;
 use crate::auth;
 use crate::service::admin::note;
 use crate::service::{Services, argument, model_ref};
-use crate::store::{AliasChange, MemberRow, OrganisationRow, Quota, TokenRow, Visibility, unix_ms};
+use crate::store::{
+    AliasChange, MemberRow, OrganisationRow, Quota, TokenRow, Usage, Visibility, unix_ms,
+};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -88,7 +90,17 @@ fn visibility(request: &v1::SetVisibilityRequest) -> Result<Visibility, Status> 
     }
 }
 
-fn quota(model: &ModelName, quota: Quota) -> v1::Quota {
+fn used(usage: Usage) -> v1::Usage {
+    v1::Usage {
+        organisation: usage.organisation,
+        queries_today: usage.queries_today,
+        bytes_today: usage.bytes_today,
+        compute_ms_today: usage.compute_ms_today,
+        lifetime_queries: usage.lifetime_queries,
+    }
+}
+
+fn quota(model: &str, quota: Quota) -> v1::Quota {
     v1::Quota {
         model: model.to_string(),
         organisation: quota.organisation,
@@ -376,16 +388,23 @@ impl Governance for Services {
         let caller = auth::person(&self.store, &request, Action::ManageQuotas).await?;
         let model = model_name(&request.into_inner().model)?;
         let (quotas, usage) = self.store.list_quotas(&caller, &model).await?;
-        let usage = usage.into_iter().map(|usage| v1::Usage {
-            organisation: usage.organisation,
-            queries_today: usage.queries_today,
-            bytes_today: usage.bytes_today,
-            compute_ms_today: usage.compute_ms_today,
-            lifetime_queries: usage.lifetime_queries,
-        });
+        let quotas = quotas.into_iter().map(|row| quota(model.as_str(), row));
         Ok(Response::new(v1::ListQuotasResponse {
-            usage: usage.collect(),
-            quotas: quotas.into_iter().map(|row| quota(&model, row)).collect(),
+            usage: usage.into_iter().map(used).collect(),
+            quotas: quotas.collect(),
+        }))
+    }
+
+    async fn get_allowance(
+        &self,
+        request: Request<v1::GetAllowanceRequest>,
+    ) -> Answer<v1::Allowance> {
+        let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
+        let model = model_ref(&request.into_inner().model)?;
+        let (limits, usage) = self.store.allowance(&caller, &model).await?;
+        Ok(Response::new(v1::Allowance {
+            limits: Some(quota(model.name.as_str(), limits)),
+            used: Some(used(usage)),
         }))
     }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::auth;
 use crate::service::{Services, argument, version_id};
+use crate::store::{RESERVATION_LIFETIME, ReservationOrder};
 
 fn reservation(bytes: &[u8]) -> Result<Uuid, Status> {
     Uuid::from_slice(bytes).map_err(|_| argument("a reservation id has 16 bytes"))
@@ -21,17 +22,25 @@ impl Metering for Services {
         auth::gateway(&self.store, &request).await?;
         let request = request.into_inner();
         let token = request.token_id.parse();
-        let token = token.map_err(|_| argument("a token id is a UUID"))?;
-        let left_today = self
-            .store
-            .reserve_queries(
-                reservation(&request.reservation_id)?,
-                &version_id(&request.version)?,
-                token,
-                request.queries,
-            )
-            .await?;
-        Ok(Response::new(v1::ReserveQueriesResponse { left_today }))
+        let order = ReservationOrder {
+            id: reservation(&request.reservation_id)?,
+            version: version_id(&request.version)?,
+            token: token.map_err(|_| argument("a token id is a UUID"))?,
+            queries: request.queries,
+            at_least: request.at_least.unwrap_or(request.queries),
+            begun: request.begun,
+            bytes: request.bytes,
+            compute_ms: request.compute_ms,
+        };
+        let reserved = self.store.reserve_queries(&order).await?;
+        Ok(Response::new(v1::ReserveQueriesResponse {
+            left_today: reserved.queries_left,
+            queries: reserved.queries,
+            bytes_left: reserved.bytes_left,
+            compute_ms_left: reserved.compute_ms_left,
+            quota_revision: reserved.revision,
+            expires_in_s: RESERVATION_LIFETIME.as_secs() as u32,
+        }))
     }
 
     async fn settle_queries(

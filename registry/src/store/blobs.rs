@@ -1,11 +1,14 @@
 //! Encrypted weight blobs, stored in pieces, complete once the digest has been checked.
 
+use std::time::Duration;
+
 use chemxor_core::{Action, ErrorId, VersionId};
 use chemxor_proto::v1;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
 use crate::RegistryError;
+use crate::store::audit::Event;
 use crate::store::{Caller, Store, Tx};
 
 /// A blob that is not complete.
@@ -94,6 +97,11 @@ impl Store {
             .bind(content)
             .execute(tx.connection())
             .await?;
+        sqlx::query("update blobs set touched_at = now() where version = $1 and sha256 = $2")
+            .bind(version.as_bytes().as_slice())
+            .bind(sha256)
+            .execute(tx.connection())
+            .await?;
         if end == length as u64 && !complete(&mut tx, version, sha256).await? {
             // commits the removal, so that the next upload starts from the first byte
             tx.commit().await?;
@@ -102,6 +110,55 @@ impl Store {
         }
         tx.commit().await?;
         Ok(end)
+    }
+
+    /// Removes what was uploaded to drafts and not touched for `grace`; gives blobs and bytes. The
+    /// draft stays: its publisher begins the upload anew.
+    pub async fn collect_orphans(&self, grace: Duration) -> Result<(u64, u64), RegistryError> {
+        let mut tx = self.begin("collect orphans").await?;
+        // a draft under upload is locked: it is no orphan
+        let drafts = sqlx::query(
+            "select digest from versions v where state = 'draft' and exists (
+                select 1 from blob_pieces p join blobs b using (version, sha256)
+                where b.version = v.digest and b.touched_at < now() - make_interval(secs => $1))
+             for update skip locked",
+        )
+        .bind(grace.as_secs_f64())
+        .fetch_all(tx.connection())
+        .await?;
+        let (mut blobs, mut bytes) = (0, 0);
+        for draft in drafts {
+            let digest: Vec<u8> = draft.try_get("digest")?;
+            let gone = sqlx::query(
+                "with old as (
+                    update blobs set complete = false where version = $1
+                        and touched_at < now() - make_interval(secs => $2)
+                        and exists (select 1 from blob_pieces p where p.version = blobs.version
+                            and p.sha256 = blobs.sha256)
+                    returning sha256),
+                 gone as (delete from blob_pieces p using old where p.version = $1
+                    and p.sha256 = old.sha256 returning p.sha256, length(p.content) as bytes)
+                 select count(distinct sha256) as blobs, coalesce(sum(bytes), 0)::bigint as bytes
+                 from gone",
+            )
+            .bind(&digest)
+            .bind(grace.as_secs_f64())
+            .fetch_one(tx.connection())
+            .await?;
+            let (some, size): (i64, i64) = (gone.try_get("blobs")?, gone.try_get("bytes")?);
+            (blobs, bytes) = (blobs + some as u64, bytes + size as u64);
+            let version = VersionId::from_bytes(crate::store::digest(&digest)?).to_string();
+            let detail = format!("{some} blobs, {size} bytes of an upload that was left behind");
+            tx.audit(Event {
+                actor: "registry",
+                action: "blob.collect",
+                object: &version,
+                detail: &detail,
+            })
+            .await?;
+        }
+        tx.commit().await?;
+        Ok((blobs, bytes))
     }
 
     /// The next piece of a complete blob at `start`, if the worker serves its step of a version

@@ -71,6 +71,17 @@ impl Store {
             .collect()
     }
 
+    /// Refuses the certificate of a gateway's client; empty when the gateway does not say.
+    pub async fn require_client(&self, subject: &str, serial: &str) -> Result<(), RegistryError> {
+        match self.require_certificate(subject, serial).await {
+            Err(RegistryError::Refused(_, message)) => {
+                let message = format!("{subject}: {message}");
+                Err(RegistryError::refused(ErrorId::CertificateDenied, message))
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Refuses a denied certificate.
     pub async fn require_certificate(
         &self,

@@ -1,23 +1,12 @@
-//! Quotas and the extraction budget: reserve before a query runs, settle after it.
-//!
-//! Invariant: at every moment `queries` is at least what was released, whoever crashed; all counting
-//! for one organisation and model passes one row lock, so nothing is counted twice or lost. The clock
-//! is the database's, days are UTC.
+//! Limits on a model and what was used of them. Counting is in `reservations.rs`.
 
-use std::time::Duration;
-
-use chemxor_core::{Action, ErrorId, ModelName, VersionId};
+use chemxor_core::{Action, ModelName, ModelRef};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use uuid::Uuid;
 
 use crate::RegistryError;
 use crate::store::audit::Event;
-use crate::store::sessions::require_servable;
 use crate::store::{Caller, Store, Tx};
-
-/// Most queries of one reservation.
-const MAX_QUERIES: u64 = 10_000;
 
 /// Limits on a model; none is unlimited.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,7 +15,8 @@ pub struct Quota {
     pub organisation: String,
     /// Queries a UTC day.
     pub queries_per_day: Option<u64>,
-    /// Reservations that are open at the same time: a gateway holds one a session.
+    /// Reservations that are open at the same time: a gateway holds one a session. Where the limit is
+    /// lowered, the newest sessions end first.
     pub concurrent_sessions: Option<u64>,
     /// Bytes a UTC day.
     pub bytes_per_day: Option<u64>,
@@ -55,7 +45,7 @@ fn limit(row: &PgRow, column: &str) -> Result<Option<u64>, RegistryError> {
     Ok(row.try_get::<Option<i64>, _>(column)?.map(|n| n as u64))
 }
 
-fn count(row: &PgRow, column: &str) -> Result<u64, RegistryError> {
+pub(crate) fn count(row: &PgRow, column: &str) -> Result<u64, RegistryError> {
     Ok(row.try_get::<i64, _>(column)? as u64)
 }
 
@@ -70,135 +60,47 @@ fn read_quota(row: &PgRow) -> Result<Quota, RegistryError> {
     })
 }
 
-/// Counters of one organisation and model, locked.
-struct Counters {
-    usage: Usage,
-    open: u64,
-    to_midnight: Duration,
-}
-
 impl Tx {
-    async fn lock_counters(
+    /// The limits that hold for an organisation, and their revision.
+    pub(crate) async fn quota(
         &mut self,
         model: &str,
         organisation: &str,
-    ) -> Result<Counters, RegistryError> {
-        // the lifetime row is there first, and locked first: it orders everything else
-        sqlx::query(
-            "insert into usage (model, organisation, day)
-             values ($1, $2, '1970-01-01'), ($1, $2, (now() at time zone 'utc')::date)
-             on conflict do nothing",
-        )
-        .bind(model)
-        .bind(organisation)
-        .execute(self.connection())
-        .await?;
-        let lifetime = sqlx::query(
-            "select queries from usage
-             where model = $1 and organisation = $2 and day = '1970-01-01' for update",
-        )
-        .bind(model)
-        .bind(organisation)
-        .fetch_one(self.connection())
-        .await?;
-        // a second statement, so that it sees what the transaction before committed
-        let today = sqlx::query(
-            "select queries, bytes, compute_ms,
-                ceil(extract(epoch from date_trunc('day', now() at time zone 'utc') + interval '1 day'
-                    - (now() at time zone 'utc')))::bigint as to_midnight,
-                (select count(*) from reservations r where r.model = $1 and r.organisation = $2
-                    and r.settled_at is null and r.expires_at > now()) as open
-             from usage
-             where model = $1 and organisation = $2 and day = (now() at time zone 'utc')::date",
-        )
-        .bind(model)
-        .bind(organisation)
-        .fetch_one(self.connection())
-        .await?;
-        Ok(Counters {
-            usage: Usage {
-                organisation: organisation.to_owned(),
-                queries_today: count(&today, "queries")?,
-                bytes_today: count(&today, "bytes")?,
-                compute_ms_today: count(&today, "compute_ms")?,
-                lifetime_queries: count(&lifetime, "queries")?,
-            },
-            open: count(&today, "open")?,
-            to_midnight: Duration::from_secs(count(&today, "to_midnight")?.max(1)),
-        })
-    }
-
-    async fn quota(&mut self, model: &str, organisation: &str) -> Result<Quota, RegistryError> {
-        let row = sqlx::query(
+    ) -> Result<(Quota, i64), RegistryError> {
+        let rows = sqlx::query(
             "select * from quotas where model = $1 and organisation in ($2, '*')
-             order by organisation = '*' limit 1",
+             order by organisation = '*'",
         )
         .bind(model)
         .bind(organisation)
-        .fetch_optional(self.connection())
+        .fetch_all(self.connection())
         .await?;
-        row.as_ref().map(read_quota).unwrap_or(Ok(Quota::default()))
+        let quota = rows.first().map_or(Ok(Quota::default()), read_quota)?;
+        // a row of the organisation's own that is new has a higher number than the one it replaces
+        let revisions = rows.iter().map(|row| row.try_get::<i64, _>("revision"));
+        let revision = revisions.collect::<Result<Vec<_>, _>>()?;
+        Ok((quota, revision.into_iter().max().unwrap_or_default()))
     }
-}
-
-/// Whether `queries` more fit; gives what is left today afterwards.
-fn check(quota: &Quota, counters: &Counters, queries: u64) -> Result<Option<u64>, RegistryError> {
-    let usage = &counters.usage;
-    let passes = |used: u64, more: u64, limit: Option<u64>| {
-        limit.is_some_and(|limit| used.saturating_add(more) > limit)
-    };
-    if passes(usage.lifetime_queries, queries, quota.lifetime_queries) {
-        let message = format!(
-            "the extraction budget of {} for this model is spent: {} of {} queries used",
-            usage.organisation,
-            usage.lifetime_queries,
-            quota.lifetime_queries.unwrap_or_default()
-        );
-        return Err(RegistryError::refused(ErrorId::BudgetExhausted, message));
-    }
-    let day = counters.to_midnight;
-    for (what, used, more, limit, retry_after) in [
-        (
-            "queries a day",
-            usage.queries_today,
-            queries,
-            quota.queries_per_day,
-            day,
-        ),
-        (
-            "bytes a day",
-            usage.bytes_today,
-            1,
-            quota.bytes_per_day,
-            day,
-        ),
-        (
-            "milliseconds of compute a day",
-            usage.compute_ms_today,
-            1,
-            quota.compute_ms_per_day,
-            day,
-        ),
-        (
-            "concurrent sessions",
-            counters.open,
-            1,
-            quota.concurrent_sessions,
-            Duration::from_secs(1),
-        ),
-    ] {
-        if passes(used, more, limit) {
-            let limit = limit.unwrap_or_default();
-            let who = &usage.organisation;
-            let message = format!("the quota of {who} is {limit} {what}, {used} are used");
-            return Err(RegistryError::Quota(message, retry_after));
-        }
-    }
-    let left = |limit: u64| limit - usage.queries_today - queries;
-    Ok(quota.queries_per_day.map(left))
 }
 
 impl Store {
+    /// The revision of the limits that hold for an organisation.
+    pub(crate) async fn quota_revision(
+        &self,
+        model: &str,
+        organisation: &str,
+    ) -> Result<i64, RegistryError> {
+        let row = sqlx::query(
+            "select coalesce(max(revision), 0) as revision from quotas
+             where model = $1 and organisation in ($2, '*')",
+        )
+        .bind(model)
+        .bind(organisation)
+        .fetch_one(self.pool())
+        .await?;
+        Ok(row.try_get("revision")?)
+    }
+
     /// Sets the limits of an organisation on a model; they hold from the next query on.
     pub async fn set_quota(
         &self,
@@ -227,7 +129,8 @@ impl Store {
                 concurrent_sessions = excluded.concurrent_sessions,
                 bytes_per_day = excluded.bytes_per_day,
                 compute_ms_per_day = excluded.compute_ms_per_day,
-                lifetime_queries = excluded.lifetime_queries",
+                lifetime_queries = excluded.lifetime_queries,
+                revision = nextval('quota_revisions')",
         )
         .bind(model.as_str())
         .bind(&quota.organisation);
@@ -285,105 +188,39 @@ impl Store {
         Ok((quotas, usage.collect::<Result<_, RegistryError>>()?))
     }
 
-    /// Counts queries before they run; gives what is left today. The same id counts once.
-    pub async fn reserve_queries(
+    /// What the caller's own organisation may use of a model, and what it used.
+    pub async fn allowance(
         &self,
-        id: Uuid,
-        version: &VersionId,
-        token: Uuid,
-        queries: u64,
-    ) -> Result<Option<u64>, RegistryError> {
-        if !(1..=MAX_QUERIES).contains(&queries) {
-            let message = "a reservation has 1 to 10,000 queries";
-            return Err(RegistryError::refused(ErrorId::ArgumentInvalid, message));
-        }
-        let (organisation, row) = self.live_session(version, token).await?;
-        require_servable(&row)?;
-        let mut tx = self.begin("reserve queries").await?;
-        let counters = tx.lock_counters(&row.name, &organisation).await?;
-        let known = sqlx::query("select model, organisation from reservations where id = $1")
-            .bind(id)
-            .fetch_optional(tx.connection())
-            .await?;
-        if let Some(known) = known {
-            let same = known.try_get::<String, _>("model")? == row.name
-                && known.try_get::<String, _>("organisation")? == organisation;
-            if same {
-                return Ok(None);
-            }
-            let message = "this reservation id was used for something else";
-            return Err(RegistryError::refused(ErrorId::ArgumentInvalid, message));
-        }
-        let quota = tx.quota(&row.name, &organisation).await?;
-        let left = check(&quota, &counters, queries)?;
-        sqlx::query(
-            "insert into reservations (id, model, organisation, day, queries, expires_at)
-             values ($1, $2, $3, (now() at time zone 'utc')::date, $4, now() + interval '1 hour')",
+        caller: &Caller,
+        model: &ModelRef,
+    ) -> Result<(Quota, Usage), RegistryError> {
+        caller.require(Action::ReadCatalogue)?;
+        let version = self.find_version(caller, model).await?;
+        let (model, organisation) = (&version.name, &caller.organisation);
+        let mut tx = self.begin("allowance").await?;
+        let (mut quota, _) = tx.quota(model, organisation).await?;
+        quota.organisation.clone_from(organisation);
+        let row = sqlx::query(
+            "select coalesce(sum(queries) filter (where day = '1970-01-01'), 0)::bigint as lifetime,
+                coalesce(sum(queries) filter (where day > '1970-01-01'), 0)::bigint as queries,
+                coalesce(sum(bytes) filter (where day > '1970-01-01'), 0)::bigint as bytes,
+                coalesce(sum(compute_ms) filter (where day > '1970-01-01'), 0)::bigint as compute_ms
+             from usage where model = $1 and organisation = $2
+                and day in ('1970-01-01', (now() at time zone 'utc')::date)",
         )
-        .bind(id)
-        .bind(&row.name)
-        .bind(&organisation)
-        .bind(queries as i64)
-        .execute(tx.connection())
+        .bind(model)
+        .bind(organisation)
+        .fetch_one(tx.connection())
         .await?;
-        sqlx::query(
-            "update usage set queries = queries + $3 where model = $1 and organisation = $2
-             and day in ('1970-01-01', (now() at time zone 'utc')::date)",
-        )
-        .bind(&row.name)
-        .bind(&organisation)
-        .bind(queries as i64)
-        .execute(tx.connection())
-        .await?;
-        tx.commit().await?;
-        Ok(left)
-    }
-
-    /// Ends a reservation: queries that released nothing are given back, bytes and time added. The
-    /// second call changes nothing.
-    pub async fn settle_queries(
-        &self,
-        id: Uuid,
-        answered: u64,
-        bytes: u64,
-        compute_ms: u64,
-    ) -> Result<(), RegistryError> {
-        let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
-        let mut tx = self.begin("settle queries").await?;
-        let row = sqlx::query("select * from reservations where id = $1")
-            .bind(id)
-            .fetch_optional(tx.connection())
-            .await?
-            .ok_or_else(|| argument("there is no such reservation"))?;
-        let (model, organisation): (String, String) =
-            (row.try_get("model")?, row.try_get("organisation")?);
-        let reserved = count(&row, "queries")?;
-        if answered > reserved {
-            return Err(argument("more queries were answered than reserved"));
-        }
-        // the same lock order as reserving
-        tx.lock_counters(&model, &organisation).await?;
-        let open = sqlx::query(
-            "update reservations set settled_at = now() where id = $1 and settled_at is null",
-        )
-        .bind(id)
-        .execute(tx.connection())
-        .await?;
-        if open.rows_affected() == 0 {
-            return Ok(());
-        }
-        sqlx::query(
-            "update usage u set queries = u.queries - $2, bytes = u.bytes + $3,
-                compute_ms = u.compute_ms + $4
-             from reservations r where r.id = $1 and u.model = r.model
-                and u.organisation = r.organisation and u.day in ('1970-01-01', r.day)",
-        )
-        .bind(id)
-        .bind((reserved - answered) as i64)
-        .bind(i64::try_from(bytes).unwrap_or(i64::MAX / 2))
-        .bind(i64::try_from(compute_ms).unwrap_or(i64::MAX / 2))
-        .execute(tx.connection())
-        .await?;
-        tx.commit().await
+        Ok((
+            quota,
+            Usage {
+                organisation: organisation.clone(),
+                queries_today: count(&row, "queries")?,
+                bytes_today: count(&row, "bytes")?,
+                compute_ms_today: count(&row, "compute_ms")?,
+                lifetime_queries: count(&row, "lifetime")?,
+            },
+        ))
     }
 }

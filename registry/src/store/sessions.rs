@@ -55,14 +55,16 @@ impl Store {
         })
     }
 
-    /// Refuses when the token or the version may not be used any more.
+    /// Refuses when the token or the version may not be used any more; gives the revision of the
+    /// limits that hold.
     pub async fn check_session(
         &self,
         version: &VersionId,
         token: Uuid,
-    ) -> Result<(), RegistryError> {
-        let (_, row) = self.live_session(version, token).await?;
-        require_servable(&row)
+    ) -> Result<i64, RegistryError> {
+        let (organisation, row) = self.live_session(version, token).await?;
+        require_servable(&row)?;
+        self.quota_revision(&row.name, &organisation).await
     }
 
     /// The organisation behind a token that may still query, and the version, still visible to it.

@@ -282,17 +282,19 @@ impl Store {
         // lookup is by a hash of 256 random bits: timing tells nothing about other tokens
         let digest = token::digest(text).ok_or_else(refused)?;
         let row = sqlx::query(
-            "select t.id, t.subject, t.organisation, t.models, t.roles, m.roles as member_roles
+            "select t.id, t.subject, t.organisation, t.models, t.roles, m.roles as member_roles,
+                o.suspended_at is not null as suspended
              from tokens t
              join members m on m.organisation = t.organisation and m.subject = t.subject
              join organisations o on o.name = t.organisation
              where t.digest = $1 and t.revoked_at is null and t.expires_at > now()
-               and m.removed_at is null and o.suspended_at is null",
+               and m.removed_at is null",
         )
         .bind(digest.as_slice())
         .fetch_optional(self.pool())
         .await?
         .ok_or_else(refused)?;
+        require_active(&row)?;
         let mut names: Vec<String> = row.try_get("roles")?;
         let held: Vec<String> = row.try_get("member_roles")?;
         names.retain(|name| held.contains(name));
@@ -318,18 +320,19 @@ impl Store {
         id: Uuid,
     ) -> Result<Option<(String, Option<Vec<String>>)>, RegistryError> {
         let row = sqlx::query(
-            "select t.organisation, t.models from tokens t
+            "select t.organisation, t.models, o.suspended_at is not null as suspended from tokens t
              join members m on m.organisation = t.organisation and m.subject = t.subject
              join organisations o on o.name = t.organisation
              where t.id = $1 and t.revoked_at is null and t.expires_at > now()
-               and m.removed_at is null and o.suspended_at is null
+               and m.removed_at is null
                and 'querier' = any(t.roles) and 'querier' = any(m.roles)",
         )
         .bind(id)
         .fetch_optional(self.pool())
         .await?;
-        row.map(|row| Ok((row.try_get("organisation")?, row.try_get("models")?)))
-            .transpose()
+        let Some(row) = row else { return Ok(None) };
+        require_active(&row)?;
+        Ok(Some((row.try_get("organisation")?, row.try_get("models")?)))
     }
 
     /// Revokes a token; doing it again changes nothing.
@@ -361,6 +364,19 @@ impl Store {
         .await?;
         tx.commit().await
     }
+}
+
+/// Refuses the token of a suspended organisation.
+fn require_active(row: &sqlx::postgres::PgRow) -> Result<(), RegistryError> {
+    if !row.try_get::<bool, _>("suspended")? {
+        return Ok(());
+    }
+    let organisation: String = row.try_get("organisation")?;
+    let message = format!("the organisation {organisation} is suspended");
+    Err(RegistryError::refused(
+        ErrorId::OrganisationSuspended,
+        message,
+    ))
 }
 
 /// Only who reaches every organisation may grant a role that does.

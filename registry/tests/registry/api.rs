@@ -157,7 +157,7 @@ impl Api for Direct<'_> {
             .await;
         let session = session.map_err(refusal)?;
         Ok(v1::AuthorizeSessionResponse {
-            organisation: String::new(),
+            organisation: session.holder.organisation,
             version: session.version.version.to_string(),
             manifest: session.version.manifest.into(),
             placements: session.placements,
@@ -179,6 +179,7 @@ impl Api for Direct<'_> {
         store
             .check_session(&version(of), token_id.parse().unwrap())
             .await
+            .map(drop)
             .map_err(refusal)
     }
 }
@@ -290,6 +291,7 @@ impl Api for Remote<'_> {
         let request = v1::AuthorizeSessionRequest {
             token: token.to_owned(),
             model: model.to_owned(),
+            ..Default::default()
         };
         let answer = control.authorize_session(request).await;
         answer
@@ -302,6 +304,7 @@ impl Api for Remote<'_> {
         let request = v1::CheckSessionRequest {
             version: version.to_owned(),
             token_id: token_id.to_owned(),
+            ..Default::default()
         };
         let answer = control.check_session(request).await;
         let answer = answer.map_err(grpc_refusal)?.into_inner();

@@ -249,6 +249,14 @@ pub(crate) async fn people_calls(
         }
     );
     call!(
+        "GetAllowance",
+        ReadCatalogue,
+        governance.get_allowance,
+        v1::GetAllowanceRequest {
+            model: exact.clone(),
+        }
+    );
+    call!(
         "AliasHistory",
         ReadCatalogue,
         governance.alias_history,
@@ -371,11 +379,13 @@ pub(crate) async fn service_calls(
     let authorize = v1::AuthorizeSessionRequest {
         token: platform.token("quinn").secret.to_string(),
         model: "esol".to_owned(),
+        ..Default::default()
     };
     let authorize = outcome(control.authorize_session(authorize).await);
     let check = v1::CheckSessionRequest {
         version: model.version(),
         token_id: platform.token("quinn").id.to_string(),
+        ..Default::default()
     };
     let check = outcome(control.check_session(check).await);
     let mut metering = platform.metering(subject).await;

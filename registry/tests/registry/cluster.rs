@@ -30,11 +30,20 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) async fn create() -> Self {
+        Self::like(TEMPLATE).await
+    }
+
+    /// One without any schema.
+    pub(crate) async fn empty() -> Self {
+        Self::like("template1").await
+    }
+
+    async fn like(template: &str) -> Self {
         let cluster = shared().await;
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         execute(
             &cluster.server.url("postgres"),
-            format!("create database {name} template {TEMPLATE}"),
+            format!("create database {name} template {template}"),
         )
         .await;
         Self {
@@ -51,6 +60,15 @@ impl Database {
             .await;
         done.map(|done| done.rows_affected())
             .map_err(|error| error.to_string())
+    }
+
+    /// The number that a query gives.
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
     }
 }
 

@@ -201,7 +201,7 @@ async fn a_token_never_allows_more_than_its_holder_and_its_models() {
         .unwrap();
     store.set_organisation(&adam, "acme", true).await.unwrap();
     let refused = store.find_token(&again.secret).await.unwrap_err();
-    assert_eq!(refused.id(), ErrorId::TokenRefused);
+    assert_eq!(refused.id(), ErrorId::OrganisationSuspended);
     let listed = store.list_tokens(&adam, "acme").await.unwrap();
     assert_eq!(listed.len(), 3);
 }

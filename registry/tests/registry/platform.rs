@@ -62,6 +62,7 @@ impl Platform {
                 .issue_to(&Subject::Registry, folder.path(), "registry")
                 .unwrap(),
             signing_key: None,
+            orphan_hours: 168,
         };
         let registry = start(config, stop.clone()).await.unwrap();
         let mut tokens = BTreeMap::new();

@@ -28,6 +28,7 @@ async fn each_token_role_may_do_what_the_table_says_and_nothing_else() {
         let request = v1::AuthorizeSessionRequest {
             token: secret.to_string(),
             model: "esol".to_owned(),
+            ..Default::default()
         };
         let outcome = outcome(control.authorize_session(request).await);
         let denied = refused_with(&outcome) == Some(ErrorId::RoleMissing);

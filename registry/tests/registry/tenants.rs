@@ -88,7 +88,7 @@ async fn tenants_are_isolated_on_every_call_whatever_their_role() {
                 let reads = match call {
                     // of these the answer, not the refusal, is bounded; see the catalogue's tests
                     "ListModels" | "ListWorkers" => true,
-                    "GetModel" => seen,
+                    "GetModel" | "GetAllowance" => seen,
                     // whether a model is there is public with it, its private history is empty
                     "AliasHistory" | "ListAliases" => kind == "everyone",
                     _ => false,

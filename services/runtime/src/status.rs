@@ -1,5 +1,7 @@
 //! Error ids on gRPC statuses: one place maps an id to its code.
 
+use std::time::Duration;
+
 use chemxor_core::ErrorId;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
@@ -7,12 +9,25 @@ use zeroize::Zeroizing;
 
 const KEY: &str = "chemxor-error-id";
 
+/// Metadata key of the seconds after which a refused call may be made again.
+pub const RETRY_AFTER: &str = "retry-after";
+
+/// After how long a refused call may be made again, where the service says so.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    let seconds = status.metadata().get(RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
 /// The one gRPC code of an error.
 pub fn code(id: ErrorId) -> Code {
     use ErrorId as E;
     match id {
         E::TokenMissing | E::TokenRefused => Code::Unauthenticated,
-        E::RoleMissing | E::CertificateRefused | E::SelfApproval => Code::PermissionDenied,
+        E::RoleMissing
+        | E::CertificateRefused
+        | E::CertificateDenied
+        | E::OrganisationSuspended
+        | E::SelfApproval => Code::PermissionDenied,
         E::ModelUnknown
         | E::WorkerUnknown
         | E::OrganisationUnknown

@@ -224,6 +224,14 @@ async fn prepare(open: v1::OpenEvaluation, models: &Models) -> Result<Session, S
     })
 }
 
+/// What one evaluation gave.
+struct Outcome {
+    reply: Vec<u8>,
+    sealed: Vec<u8>,
+    /// Microseconds on the cores.
+    compute_us: u32,
+}
+
 /// Why one evaluation failed.
 struct Failure {
     id: ErrorId,
@@ -263,7 +271,7 @@ async fn evaluate(
     message: Vec<u8>,
     worker: Arc<Worker>,
     limit: Duration,
-) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+) -> Result<Outcome, Failure> {
     let unavailable = |message: &str| Failure {
         id: ErrorId::WorkerUnavailable,
         message: message.to_owned(),
@@ -290,9 +298,12 @@ async fn evaluate(
     rayon::spawn(move || {
         let _entered = span.entered();
         let started = Instant::now();
-        let outcome = evaluate_now(&session, &model, (query, step), &states, &message);
-        let bytes = outcome.as_ref().map_or(0, |(reply, _)| reply.len());
+        let mut outcome = evaluate_now(&session, &model, (query, step), &states, &message);
+        let bytes = outcome.as_ref().map_or(0, |outcome| outcome.reply.len());
         let us = started.elapsed().as_micros() as u64;
+        if let Ok(outcome) = &mut outcome {
+            outcome.compute_us = u32::try_from(us).unwrap_or(u32::MAX);
+        }
         tracing::debug!(
             query,
             step,
@@ -336,7 +347,7 @@ fn evaluate_now(
     (query, step): At,
     states: &[Bytes],
     message: &[u8],
-) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+) -> Result<Outcome, Failure> {
     let prepared = model.steps.get(&step).ok_or_else(|| Failure {
         id: ErrorId::WorkerUnavailable,
         message: format!("this worker does not hold step {step}"),
@@ -357,7 +368,11 @@ fn evaluate_now(
         Some(blinds) => model.state_key.seal(blinds, &context(step))?,
         None => Vec::new(),
     };
-    Ok((done.reply, sealed))
+    Ok(Outcome {
+        reply: done.reply,
+        sealed,
+        compute_us: 0,
+    })
 }
 
 /// Opens what the workers that shared the step before have left, and joins it.
@@ -377,9 +392,13 @@ fn open_states(
 async fn answer(
     replies: &Sender,
     (query, step): (u64, u32),
-    outcome: Result<(Vec<u8>, Vec<u8>), Failure>,
+    outcome: Result<Outcome, Failure>,
 ) -> Result<(), Status> {
-    let (reply, sealed) = match outcome {
+    let Outcome {
+        reply,
+        sealed,
+        mut compute_us,
+    } = match outcome {
         Ok(done) => done,
         Err(failure) => {
             let retryable = failure.id == ErrorId::WorkerUnavailable;
@@ -410,6 +429,7 @@ async fn answer(
             payload,
             sealed_states: std::mem::take(&mut sealed),
             timeout_ms: 0,
+            compute_us: std::mem::take(&mut compute_us),
         };
         send(replies, v1::worker_reply::Kind::Step(chunk)).await?;
     }

@@ -1,0 +1,137 @@
+//! What a running session hears when a right behind it is withdrawn: each with its own reason.
+
+use chemxor_core::{ErrorId, Role, RoleSet};
+use chemxor_proto::v1;
+use chemxor_proto::v1::control_client::ControlClient;
+use chemxor_registry::store::{Caller, Visibility};
+use chemxor_runtime::pki::Subject;
+use tonic::transport::Channel;
+
+use crate::api::{Api, Direct};
+use crate::model::{Model, reference};
+use crate::platform::{Platform, id};
+
+const LAB: &str = "chemxor://client/lab";
+const SERIAL: &str = "0a1b";
+
+async fn check(
+    gateway: &mut ControlClient<Channel>,
+    session: &v1::AuthorizeSessionResponse,
+) -> Option<ErrorId> {
+    let request = v1::CheckSessionRequest {
+        version: session.version.clone(),
+        token_id: session.token_id.clone(),
+        certificate_subject: LAB.to_owned(),
+        certificate_serial: SERIAL.to_owned(),
+    };
+    let answer = gateway.check_session(request).await.unwrap().into_inner();
+    assert_eq!(answer.allowed, answer.error_id.is_empty());
+    assert_eq!(answer.allowed, answer.reason.is_empty());
+    (!answer.allowed).then(|| answer.error_id.parse().unwrap())
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Withdrawn {
+    Model,
+    Token,
+    Member,
+    Organisation,
+    Certificate,
+    Sunset,
+    Visibility,
+}
+
+async fn withdraw(platform: &Platform, what: Withdrawn, version: &str) {
+    let (store, adam) = (platform.store(), platform.caller("adam"));
+    let name = "esol".parse().unwrap();
+    match what {
+        Withdrawn::Model => {
+            let model = reference("esol", version);
+            Direct(platform).revoke("adam", &model).await.unwrap();
+        }
+        Withdrawn::Token => {
+            let quinn = platform.token("quinn").id;
+            store.revoke_token(&adam, quinn).await.unwrap();
+        }
+        Withdrawn::Member => {
+            store
+                .remove_member(&adam, "default", "quinn")
+                .await
+                .unwrap();
+        }
+        Withdrawn::Organisation => {
+            // nobody suspends the own organisation
+            let roles = RoleSet::new([Role::Admin]);
+            let far = Caller::new("elsewhere", "ada", roles);
+            store.set_organisation(&far, "default", true).await.unwrap();
+        }
+        Withdrawn::Certificate => {
+            let denied = store.deny_certificate(&adam, LAB, SERIAL, "lost").await;
+            denied.unwrap();
+        }
+        Withdrawn::Sunset => {
+            let id = version.parse().unwrap();
+            let past = time::OffsetDateTime::UNIX_EPOCH + time::Duration::DAY;
+            let event = chemxor_core::Event::Deprecate;
+            let done = store.transition(&adam, &id, event, "old", Some(past)).await;
+            done.unwrap();
+        }
+        Withdrawn::Visibility => {
+            // for a stranger's token; the owner's own sees it always
+            let private = Visibility::Private;
+            store.set_visibility(&adam, &name, &private).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_withdrawn_ends_a_running_session_with_its_own_reason() {
+    for (what, reason) in [
+        (Withdrawn::Model, ErrorId::VersionRevoked),
+        (Withdrawn::Token, ErrorId::TokenRefused),
+        (Withdrawn::Member, ErrorId::TokenRefused),
+        (Withdrawn::Organisation, ErrorId::OrganisationSuspended),
+        (Withdrawn::Certificate, ErrorId::CertificateDenied),
+        (Withdrawn::Sunset, ErrorId::VersionSunset),
+        (Withdrawn::Visibility, ErrorId::ModelUnknown),
+    ] {
+        let platform = Platform::start().await;
+        platform.register_workers().await;
+        let model = Model::new("esol", 1);
+        platform.submit("paul", &model).await;
+        Direct(&platform).approve("rita", "esol").await.unwrap();
+        let mut gateway = platform.control(&Subject::Gateway).await;
+        let mut secret = platform.token("quinn").secret.to_string();
+        if matches!(what, Withdrawn::Visibility) {
+            let everyone = Visibility::Everyone;
+            let (adam, name) = (platform.caller("adam"), "esol".parse().unwrap());
+            let store = platform.store();
+            store.set_visibility(&adam, &name, &everyone).await.unwrap();
+            let roles = [Role::Querier];
+            secret = platform
+                .token_in("stranger", "sam", &roles)
+                .await
+                .secret
+                .to_string();
+        }
+        let request = v1::AuthorizeSessionRequest {
+            token: secret,
+            model: reference("esol", &model.version()),
+            certificate_subject: LAB.to_owned(),
+            certificate_serial: SERIAL.to_owned(),
+        };
+        let session = gateway.authorize_session(request.clone()).await.unwrap();
+        let session = session.into_inner();
+        assert!(["default", "stranger"].contains(&session.organisation.as_str()));
+        assert_eq!(check(&mut gateway, &session).await, None);
+        withdraw(&platform, what, &model.version()).await;
+        assert_eq!(
+            check(&mut gateway, &session).await,
+            Some(reason),
+            "{what:?}"
+        );
+        // and no new one begins
+        let refused = gateway.authorize_session(request).await.unwrap_err();
+        assert_eq!(id(&refused), reason, "{what:?}");
+    }
+}
