@@ -147,6 +147,7 @@ pub async fn start(
     let served = serve::Served::new(&config.tls, config.operations)?;
     tracing::info!(%addr, "registry listens");
     let housekeeping = collect(store.clone(), config.orphan_hours);
+    tokio::spawn(store.follow_rights(stop.clone()));
     let task = tokio::spawn(async move {
         let housekeeping = tokio::spawn(housekeeping);
         let ended = served.run(router, listener, stop).await;

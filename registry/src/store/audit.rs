@@ -25,6 +25,7 @@ fn micros(at: OffsetDateTime) -> i64 {
 impl Tx {
     /// Appends an event; other transactions that append wait until this one ends.
     pub(crate) async fn audit(&mut self, event: Event<'_>) -> Result<(), RegistryError> {
+        self.audited = true;
         // one writer at a time; the number is arbitrary and used for nothing else
         sqlx::query("select pg_advisory_xact_lock(7126318)")
             .execute(self.connection())

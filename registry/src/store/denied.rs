@@ -88,6 +88,11 @@ impl Store {
         subject: &str,
         serial: &str,
     ) -> Result<(), RegistryError> {
+        let asked = self.rights.ask();
+        let key = (subject.to_owned(), serial.to_owned());
+        if self.rights.is_living(asked, &key) {
+            return Ok(());
+        }
         let row = sqlx::query(
             "select 1 from denied_certificates where subject = $1 and serial in ('*', $2) limit 1",
         )
@@ -96,7 +101,10 @@ impl Store {
         .fetch_optional(self.pool())
         .await?;
         match row {
-            None => Ok(()),
+            None => {
+                self.rights.put_living(asked, key);
+                Ok(())
+            }
             Some(_) => Err(RegistryError::refused(
                 ErrorId::CertificateRefused,
                 "this certificate was denied by an administrator",

@@ -12,6 +12,7 @@ mod lifecycle;
 mod organisations;
 mod quotas;
 mod reservations;
+mod rights;
 mod sessions;
 mod tokens;
 mod versions;
@@ -44,6 +45,9 @@ pub(crate) use versions::unix_ms;
 pub use visibility::Visibility;
 pub use workers::WorkerRow;
 
+use rights::Rights;
+use tokio_util::sync::CancellationToken;
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// How long a call waits for a free connection.
@@ -54,12 +58,16 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 pub struct Store {
     pool: PgPool,
     signer: Option<Arc<SigningKey>>,
+    rights: Arc<Rights>,
 }
 
 /// A transaction; `name` stands in the log when it fails.
 pub(crate) struct Tx {
     name: &'static str,
     inner: Transaction<'static, Postgres>,
+    rights: Arc<Rights>,
+    /// Whether a right may have changed: everything that changes one is audited.
+    audited: bool,
 }
 
 impl fmt::Debug for Store {
@@ -72,7 +80,11 @@ impl Tx {
     /// What happened becomes visible to others.
     pub(crate) async fn commit(self) -> Result<(), RegistryError> {
         tracing::trace!(transaction = self.name, "commit");
-        Ok(self.inner.commit().await?)
+        self.inner.commit().await?;
+        if self.audited {
+            self.rights.changed();
+        }
+        Ok(())
     }
 
     /// For queries.
@@ -98,7 +110,11 @@ impl Store {
             .connect(url)
             .await?;
         MIGRATIONS.run(&pool).await?;
-        Ok(Self { pool, signer: None })
+        Ok(Self {
+            pool,
+            signer: None,
+            rights: Arc::default(),
+        })
     }
 
     /// With the key that counter-signs approvals and signs checkpoints of the audit log.
@@ -118,6 +134,14 @@ impl Store {
         self.signer.as_deref()
     }
 
+    /// Hears of changes of rights until `stop`; only then are answers remembered.
+    pub(crate) fn follow_rights(
+        &self,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.rights.clone().follow(self.pool.clone(), stop)
+    }
+
     /// For single reads, which need no transaction of their own.
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
@@ -128,6 +152,8 @@ impl Store {
         Ok(Tx {
             name,
             inner: self.pool.begin().await?,
+            rights: self.rights.clone(),
+            audited: false,
         })
     }
 

@@ -312,7 +312,8 @@ impl Store {
                 "a reservation has begun <= at_least <= queries, and 1 to 10,000 queries that have not begun",
             ));
         }
-        let (organisation, row) = self.live_session(&order.version, order.token).await?;
+        let (holder, row) = self.live_session(&order.version, order.token).await?;
+        let organisation = holder.organisation;
         require_servable(&row)?;
         let model = &row.name;
         let mut tx = self.begin("reserve queries").await?;

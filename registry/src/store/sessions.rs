@@ -3,9 +3,11 @@
 
 use chemxor_core::{Action, ErrorId, ModelRef, Role, RoleSet, State, VersionId};
 use chemxor_proto::v1;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::RegistryError;
+use crate::store::tokens::LiveToken;
 use crate::store::{Caller, Store, VersionRow, WorkerRow};
 
 /// A session that may begin.
@@ -62,9 +64,20 @@ impl Store {
         version: &VersionId,
         token: Uuid,
     ) -> Result<i64, RegistryError> {
-        let (organisation, row) = self.live_session(version, token).await?;
+        let asked = self.rights.ask();
+        if let Some(revision) = self.rights.session(asked, (*version, token)) {
+            return Ok(revision);
+        }
+        let (holder, row) = self.live_session(version, token).await?;
         require_servable(&row)?;
-        self.quota_revision(&row.name, &organisation).await
+        let revision = self.quota_revision(&row.name, &holder.organisation).await?;
+        let sunset = row.sunset_at.map(|at| at - OffsetDateTime::now_utc());
+        let lifetime = sunset.map_or(holder.left, |left| {
+            holder.left.min(left.try_into().unwrap_or_default())
+        });
+        let key = (*version, token);
+        self.rights.put_session(asked, key, lifetime, revision);
+        Ok(revision)
     }
 
     /// The organisation behind a token that may still query, and the version, still visible to it.
@@ -72,14 +85,14 @@ impl Store {
         &self,
         version: &VersionId,
         token: Uuid,
-    ) -> Result<(String, VersionRow), RegistryError> {
-        let Some((organisation, models)) = self.live_token(token).await? else {
+    ) -> Result<(LiveToken, VersionRow), RegistryError> {
+        let Some(holder) = self.live_token(token).await? else {
             let message = "the token has expired or was revoked";
             return Err(RegistryError::refused(ErrorId::TokenRefused, message));
         };
-        let mut caller = Caller::new(&organisation, "", RoleSet::new([Role::Querier]));
-        caller.models = models;
+        let mut caller = Caller::new(&holder.organisation, "", RoleSet::new([Role::Querier]));
+        caller.models.clone_from(&holder.models);
         let row = self.version_by_digest(&caller, version).await?;
-        Ok((organisation, row))
+        Ok((holder, row))
     }
 }

@@ -142,6 +142,14 @@ pub struct TokenRow {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
+/// A token that may still be used.
+pub(crate) struct LiveToken {
+    pub(crate) organisation: String,
+    pub(crate) models: Option<Vec<String>>,
+    /// Until it expires.
+    pub(crate) left: Duration,
+}
+
 fn refused() -> RegistryError {
     RegistryError::refused(
         ErrorId::TokenRefused,
@@ -315,12 +323,10 @@ impl Store {
     }
 
     /// The organisation of a token that may still be used.
-    pub(crate) async fn live_token(
-        &self,
-        id: Uuid,
-    ) -> Result<Option<(String, Option<Vec<String>>)>, RegistryError> {
+    pub(crate) async fn live_token(&self, id: Uuid) -> Result<Option<LiveToken>, RegistryError> {
         let row = sqlx::query(
-            "select t.organisation, t.models, o.suspended_at is not null as suspended from tokens t
+            "select t.organisation, t.models,
+                extract(epoch from t.expires_at - now())::double precision as seconds_left, o.suspended_at is not null as suspended from tokens t
              join members m on m.organisation = t.organisation and m.subject = t.subject
              join organisations o on o.name = t.organisation
              where t.id = $1 and t.revoked_at is null and t.expires_at > now()
@@ -332,7 +338,12 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         require_active(&row)?;
-        Ok(Some((row.try_get("organisation")?, row.try_get("models")?)))
+        let left: f64 = row.try_get("seconds_left")?;
+        Ok(Some(LiveToken {
+            organisation: row.try_get("organisation")?,
+            models: row.try_get("models")?,
+            left: Duration::try_from_secs_f64(left).unwrap_or_default(),
+        }))
     }
 
     /// Revokes a token; doing it again changes nothing.

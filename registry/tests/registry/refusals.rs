@@ -252,6 +252,7 @@ async fn a_request_that_is_sent_again_changes_nothing_twice() {
         version: model.version(),
         token_id: platform.token("quinn").id.to_string(),
         queries: 6,
+        ..Default::default()
     };
     for _ in 0..3 {
         metering.reserve_queries(reserve.clone()).await.unwrap();

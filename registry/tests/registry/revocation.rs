@@ -135,3 +135,33 @@ async fn whatever_is_withdrawn_ends_a_running_session_with_its_own_reason() {
         assert_eq!(id(&refused), reason, "{what:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_past_this_registry_is_heard_of_although_answers_are_remembered() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let model = Model::new("esol", 1);
+    platform.submit("paul", &model).await;
+    Direct(&platform).approve("rita", "esol").await.unwrap();
+    let mut gateway = platform.control(&Subject::Gateway).await;
+    let session = v1::AuthorizeSessionResponse {
+        version: model.version(),
+        token_id: platform.token("quinn").id.to_string(),
+        ..Default::default()
+    };
+    for change in [
+        "update organisations set suspended_at = now()",
+        "update organisations set suspended_at = null",
+        "insert into denied_certificates (subject, reason) values ('chemxor://client/lab', '')",
+        "delete from denied_certificates",
+        "update members set removed_at = now() where subject = 'quinn'",
+        "update members set removed_at = null where subject = 'quinn'",
+        "update tokens set revoked_at = now() where subject = 'quinn'",
+    ] {
+        let before = check(&mut gateway, &session).await;
+        platform.database.execute(change).await.unwrap();
+        let heard = async { while check(&mut gateway, &session).await == before {} };
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(20), heard).await;
+        assert!(heard.is_ok(), "{change}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What gateways ask again and again, remembered: that a session may go on, that a certificate is
+//! not denied.
+//!
+//! Invariant: an answer is remembered only while nothing that it rests on has changed. A change by
+//! this registry counts before its call returns; a change by another registry, or by a hand on the
+//! database, is told by the database's triggers within milliseconds. While the database cannot tell,
+//! nothing is remembered. Refusals are never remembered.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chemxor_core::VersionId;
+use sqlx::postgres::{PgListener, PgPool};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// What the triggers of `0051_rights_changed.sql` call.
+const CHANNEL: &str = "chemxor_rights";
+/// Longest time for which an answer is remembered.
+const LIFETIME: Duration = Duration::from_secs(30);
+/// Most answers of a kind.
+const MOST: usize = 100_000;
+/// Before the database is asked again to tell of changes.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Answers of one kind.
+struct Answers<K, V>(Mutex<HashMap<K, (u64, Instant, V)>>);
+
+impl<K, V> Default for Answers<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Copy> Answers<K, V> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, (u64, Instant, V)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, key: &K, generation: u64) -> Option<V> {
+        let answers = self.lock();
+        let (of, until, value) = answers.get(key)?;
+        (*of == generation && Instant::now() < *until).then_some(*value)
+    }
+
+    fn put(&self, key: K, generation: u64, lifetime: Duration, value: V) {
+        let mut answers = self.lock();
+        if answers.len() >= MOST {
+            answers.clear();
+        }
+        answers.insert(key, (generation, Instant::now() + lifetime, value));
+    }
+}
+
+/// Answers that hold.
+#[derive(Default)]
+pub(crate) struct Rights {
+    /// Grows with every change of a right.
+    generation: AtomicU64,
+    /// Whether the database tells of changes.
+    hears: AtomicBool,
+    /// Revision of the limits, of sessions that may go on.
+    sessions: Answers<(VersionId, Uuid), i64>,
+    /// Subject and serial number of certificates that are not denied.
+    certificates: Answers<(String, String), ()>,
+}
+
+/// The moment at which an answer was asked for: what changes later makes it void.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked(Option<u64>);
+
+impl Rights {
+    /// A right has changed.
+    pub(crate) fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Before the database is asked.
+    pub(crate) fn ask(&self) -> Asked {
+        let hears = self.hears.load(Ordering::SeqCst);
+        Asked(hears.then(|| self.generation.load(Ordering::SeqCst)))
+    }
+
+    pub(crate) fn session(&self, asked: Asked, key: (VersionId, Uuid)) -> Option<i64> {
+        self.sessions.get(&key, asked.0?)
+    }
+
+    /// Remembers what the database said; `lifetime` bounds what time alone can change.
+    pub(crate) fn put_session(
+        &self,
+        asked: Asked,
+        key: (VersionId, Uuid),
+        lifetime: Duration,
+        revision: i64,
+    ) {
+        if let Some(generation) = asked.0 {
+            let lifetime = lifetime.min(LIFETIME);
+            self.sessions.put(key, generation, lifetime, revision);
+        }
+    }
+
+    pub(crate) fn is_living(&self, asked: Asked, key: &(String, String)) -> bool {
+        asked
+            .0
+            .is_some_and(|generation| self.certificates.get(key, generation).is_some())
+    }
+
+    pub(crate) fn put_living(&self, asked: Asked, key: (String, String)) {
+        if let Some(generation) = asked.0 {
+            self.certificates.put(key, generation, LIFETIME, ());
+        }
+    }
+
+    /// Listens to the database's triggers until `stop`.
+    pub(crate) async fn follow(self: Arc<Self>, pool: PgPool, stop: CancellationToken) {
+        let listen = async {
+            while !pool.is_closed() {
+                let ended = self.listen(&pool).await;
+                self.hears.store(false, Ordering::SeqCst);
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "changes of rights are not heard of; nothing is remembered");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = listen => {}
+            () = stop.cancelled() => self.hears.store(false, Ordering::SeqCst),
+        }
+    }
+
+    async fn listen(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        // what changed while nobody listened
+        self.changed();
+        self.hears.store(true, Ordering::SeqCst);
+        // none: the connection broke
+        while listener.try_recv().await?.is_some() {
+            self.changed();
+        }
+        Ok(())
+    }
+}
