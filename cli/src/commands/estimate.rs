@@ -55,24 +55,21 @@ pub(crate) async fn run(
             HumanCount(cost.bytes_up),
             HumanCount(cost.bytes_down)
         );
-        println!(
-            "queries    {}; {} of {} are left for {}",
-            HumanCount(estimate.rows),
-            amount(left),
-            amount(
-                allowance
-                    .queries_today
-                    .limit
-                    .or(allowance.lifetime_queries.limit)
+        let quota = match left {
+            None => "no quota limits them".to_owned(),
+            Some(left) => format!(
+                "{} are left for {}",
+                HumanCount(left),
+                allowance.organisation
             ),
-            allowance.organisation
-        );
+        };
+        println!("queries    {}; {quota}", HumanCount(estimate.rows));
         println!(
-            "leakage    at most {} bits about the weights ({} a query); the budget left is {}",
+            "leakage    at most {} bits about the weights ({} a query); {}",
             HumanCount(estimate.leakage_bits),
             cost.leakage_bits,
-            budget_bits.map_or("unlimited".to_owned(), |bits| format!(
-                "{} bits",
+            budget_bits.map_or("no budget limits them".to_owned(), |bits| format!(
+                "a budget of {} is left",
                 HumanCount(bits)
             ))
         );
@@ -87,13 +84,6 @@ pub(crate) async fn run(
                 HumanCount(queries)
             );
         }
-    })
-}
-
-/// A count, or that there is no limit.
-fn amount(count: Option<u64>) -> String {
-    count.map_or("unlimited".to_owned(), |count| {
-        HumanCount(count).to_string()
     })
 }
 

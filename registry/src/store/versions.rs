@@ -290,6 +290,8 @@ impl Store {
         .bind(&caller.subject)
         .bind(&caller.models)
         .bind(i64::from(limit))
+        // planned for these values: the page's end and the limit decide how
+        .persistent(false)
         .fetch_all(self.pool())
         .await?;
         rows.iter().map(read).collect()
