@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use chemxor_core::{Conv2d, Expansion, Featuriser};
-use chemxor_fhe::network::activation::{Activation, SOFTPLUS_POLYNOMIAL};
+use chemxor_core::{Expansion, Featuriser};
+use chemxor_fhe::network::activation::Activation;
 use chemxor_fhe::network::float::{FloatLayer, FloatMap, FloatNet, fold_average_pool};
-use chemxor_fhe::network::lifting::Quadratic;
 
 use super::proto::Node;
 use super::{Constant, MOST_NUMBERS, OnnxError, attribute, bound, refuse};
@@ -14,16 +13,16 @@ const NEXT: &str = "retrain with dense layers, unpadded convolutions and element
 
 /// The chain so far.
 pub(super) struct Builder {
-    layers: Vec<FloatLayer>,
+    pub(super) layers: Vec<FloatLayer>,
     /// Whether the last layer still waits for its activation.
-    open: bool,
+    pub(super) open: bool,
     /// Numbers of the current tensor.
-    size: usize,
+    pub(super) size: usize,
     /// Channels, height and width, where it is an image.
-    image: Option<[usize; 3]>,
+    pub(super) image: Option<[usize; 3]>,
     /// What the next linear map applies to its input first: pooling of an image, then `scale x + shift`.
-    pool: Option<([usize; 3], usize)>,
-    affine: Option<(Vec<f64>, Vec<f64>)>,
+    pub(super) pool: Option<([usize; 3], usize)>,
+    pub(super) affine: Option<(Vec<f64>, Vec<f64>)>,
     pub(super) notes: Vec<String>,
 }
 
@@ -155,6 +154,9 @@ impl Builder {
                 self.convolve(node, weights, input(2))
             }
             "AveragePool" => self.average(node),
+            "Scaler" => self.scaler(node),
+            "LinearRegressor" => self.linear_model(node, false),
+            "LinearClassifier" => self.linear_model(node, true),
             operator => Err(refuse(
                 node,
                 &format!("{operator} is not supported; {NEXT}"),
@@ -162,7 +164,11 @@ impl Builder {
         }
     }
 
-    fn activate(&mut self, node: &Node, activation: Activation) -> Result<(), OnnxError> {
+    pub(super) fn activate(
+        &mut self,
+        node: &Node,
+        activation: Activation,
+    ) -> Result<(), OnnxError> {
         if !self.open {
             return Err(refuse(
                 node,
@@ -176,31 +182,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Any polynomial of degree two is the softplus polynomial S between two affine maps, which
-    /// the layers around it take in: `c S(x + t) + d`.
-    pub(super) fn polynomial(
-        &mut self,
-        node: &Node,
-        [c0, c1, c2]: [f64; 3],
-    ) -> Result<(), OnnxError> {
-        let all = |value: f64| vec![value; self.size];
-        if c2 == 0.0 {
-            return self.apply(node, &all(c1), &all(c0));
-        }
-        let Quadratic { a0, a1, a2 } = SOFTPLUS_POLYNOMIAL;
-        let c = c2 / a2;
-        let t = (c1 / c - a1) / (2.0 * a2);
-        let d = c0 - c * ((a2 * t + a1) * t + a0);
-        let (one, before, scale, after) = (all(1.0), all(t), all(c), all(d));
-        if self.open {
-            self.apply(node, &one, &before)?;
-        }
-        self.activate(node, Activation::SoftplusPolynomial)?;
-        self.apply(node, &scale, &after)
-    }
-
     /// `[outputs][inputs]` of a matrix.
-    fn rows(
+    pub(super) fn rows(
         &self,
         node: &Node,
         matrix: &Constant,
@@ -255,7 +238,12 @@ impl Builder {
 
     /// One number, one for each channel or one for each number of the current tensor, spread over
     /// `size` numbers.
-    fn spread(&self, node: &Node, constant: &Constant, size: usize) -> Result<Vec<f64>, OnnxError> {
+    pub(super) fn spread(
+        &self,
+        node: &Node,
+        constant: &Constant,
+        size: usize,
+    ) -> Result<Vec<f64>, OnnxError> {
         let values = &constant.values;
         let long = constant.dims.iter().filter(|d| **d != 1).count();
         if values.len() == 1 {
@@ -277,7 +265,7 @@ impl Builder {
         ))
     }
 
-    fn scale(
+    pub(super) fn scale(
         &mut self,
         node: &Node,
         factor: Option<(&Constant, bool)>,
@@ -300,7 +288,12 @@ impl Builder {
     }
 
     /// `scale x + shift` on the current tensor, into the open layer or kept for the next one.
-    fn apply(&mut self, node: &Node, scale: &[f64], shift: &[f64]) -> Result<(), OnnxError> {
+    pub(super) fn apply(
+        &mut self,
+        node: &Node,
+        scale: &[f64],
+        shift: &[f64],
+    ) -> Result<(), OnnxError> {
         if scale.iter().chain(shift).any(|v| !v.is_finite()) {
             return Err(refuse(node, "it divides by zero; train the network again"));
         }
@@ -341,7 +334,11 @@ impl Builder {
         Ok(())
     }
 
-    fn normalise(&mut self, node: &Node, parts: [Option<&Constant>; 4]) -> Result<(), OnnxError> {
+    pub(super) fn normalise(
+        &mut self,
+        node: &Node,
+        parts: [Option<&Constant>; 4],
+    ) -> Result<(), OnnxError> {
         let channels = self.image.map_or(self.size, |image| image[0]);
         let [Some(gamma), Some(beta), Some(mean), Some(variance)] = parts else {
             return Err(refuse(
@@ -369,137 +366,7 @@ impl Builder {
         self.apply(node, &scale, &shift)
     }
 
-    fn reshape(&mut self, node: &Node, shape: &Constant) -> Result<(), OnnxError> {
-        let dims: Vec<i64> = shape.values.iter().map(|v| *v as i64).collect();
-        let size = self.size as i64;
-        match dims[..] {
-            [_, n] if n == -1 || n == size => self.image = None,
-            [n] if n == -1 && size == 1 => self.image = None,
-            [_, c, h, w]
-                if c > 0 && h > 0 && w > 0 && c.saturating_mul(h).saturating_mul(w) == size =>
-            {
-                self.image = Some([c as usize, h as usize, w as usize]);
-            }
-            _ => {
-                return Err(refuse(
-                    node,
-                    "only [batch, numbers] and [batch, channels, height, width] are supported shapes; use one of them",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn convolve(
-        &mut self,
-        node: &Node,
-        filters: &Constant,
-        biases: Option<&Constant>,
-    ) -> Result<(), OnnxError> {
-        let Some(image) = self.image else {
-            return Err(refuse(
-                node,
-                "it takes no image; put a Reshape to [batch, channels, height, width] before it",
-            ));
-        };
-        let [count, channels, kernel, width] = filters.dims[..] else {
-            return Err(refuse(
-                node,
-                "only convolutions in two dimensions are supported; export such ones",
-            ));
-        };
-        let stride = same(node, "strides", 1)?;
-        let padding = same(node, "pads", 0)?;
-        let group = attribute(node, "group").map_or(1, |a| a.int);
-        if kernel != width
-            || channels != image[0]
-            || group != 1
-            || same(node, "dilations", 1)? != 1
-            || automatic(node)
-        {
-            return Err(refuse(
-                node,
-                "groups, dilation, automatic padding and kernels that are not square are not supported; retrain without them",
-            ));
-        }
-        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let conv = Conv2d {
-            channels: narrow(image[0]),
-            height: narrow(image[1]),
-            width: narrow(image[2]),
-            filters: narrow(count),
-            kernel: narrow(kernel),
-            stride: narrow(stride),
-            padding: narrow(padding),
-        };
-        if !conv.is_sound() || conv.outputs() > MOST_NUMBERS as u64 {
-            return Err(refuse(
-                node,
-                "its sizes do not fit the image; export the model again",
-            ));
-        }
-        let mut map = filters.values.clone();
-        let mut sums = match biases {
-            Some(c) if c.values.len() == count => c.values.clone(),
-            None => vec![0.0; count],
-            Some(_) => {
-                return Err(refuse(
-                    node,
-                    "it has not one bias for each filter; export the model again",
-                ));
-            }
-        };
-        if let Some((scale, shift)) = self.affine.take() {
-            let plane = image[1] * image[2];
-            let shared = |v: &[f64]| {
-                v.chunks(plane)
-                    .all(|part| part.iter().all(|x| *x == part[0]))
-            };
-            if !(shared(&scale) && shared(&shift))
-                || (padding > 0 && shift.iter().any(|t| *t != 0.0))
-            {
-                return Err(refuse(
-                    node,
-                    "the shift before it cannot be folded through padding or differs within a channel; normalise after the convolution",
-                ));
-            }
-            for (at, weight) in map.iter_mut().enumerate() {
-                let channel = at / (kernel * kernel) % channels;
-                sums[at / (kernel * kernel * channels)] += *weight * shift[channel * plane];
-                *weight *= scale[channel * plane];
-            }
-        }
-        let side = [count, conv.out_height() as usize, conv.out_width() as usize];
-        self.push(FloatMap::Conv2d(conv, map), sums);
-        self.size = side.iter().product();
-        self.image = Some(side);
-        Ok(())
-    }
-
-    fn average(&mut self, node: &Node) -> Result<(), OnnxError> {
-        let Some(image) = self.image else {
-            return Err(refuse(node, "it takes no image; put a Reshape before it"));
-        };
-        let pool = same(node, "kernel_shape", 0)?;
-        let fits = pool > 0 && pool <= image[1].min(image[2]);
-        let plain =
-            same(node, "strides", 1)? == pool && same(node, "pads", 0)? == 0 && !automatic(node);
-        let round_up = attribute(node, "ceil_mode").is_some_and(|a| a.int != 0);
-        if !fits || !plain || round_up || self.pool.is_some() || self.affine.is_some() || self.open
-        {
-            return Err(refuse(
-                node,
-                "only square pools without padding, whose stride is their size, right after an activation are supported; retrain with such",
-            ));
-        }
-        self.pool = Some((image, pool));
-        let pooled = [image[0], image[1] / pool, image[2] / pool];
-        self.image = Some(pooled);
-        self.size = pooled.iter().product();
-        Ok(())
-    }
-
-    fn dense(&mut self, mut weights: Vec<f64>, mut biases: Vec<f64>) {
+    pub(super) fn dense(&mut self, mut weights: Vec<f64>, mut biases: Vec<f64>) {
         if let Some((scale, shift)) = self.affine.take() {
             for (row, bias) in weights.chunks_mut(scale.len()).zip(&mut biases) {
                 for ((w, s), t) in row.iter_mut().zip(&scale).zip(&shift) {
@@ -513,7 +380,7 @@ impl Builder {
         self.push(FloatMap::Dense(weights), biases);
     }
 
-    fn push(&mut self, mut map: FloatMap, biases: Vec<f64>) {
+    pub(super) fn push(&mut self, mut map: FloatMap, biases: Vec<f64>) {
         if let Some(([c, h, w], pool)) = self.pool.take() {
             map = fold_average_pool(&map, c as u32, h as u32, w as u32, pool as u32);
         }
@@ -531,25 +398,4 @@ impl Builder {
         });
         self.open = true;
     }
-}
-
-/// The one value of an attribute that lists it for each direction.
-fn same(node: &Node, name: &str, default: usize) -> Result<usize, OnnxError> {
-    let Some(found) = attribute(node, name) else {
-        return Ok(default);
-    };
-    let first = found.ints.first().copied().unwrap_or(default as i64);
-    if found.ints.iter().any(|v| *v != first) || !(0..=1 << 10).contains(&first) {
-        return Err(refuse(
-            node,
-            &format!(
-                "{name} differ between the directions or are out of range; retrain with equal ones"
-            ),
-        ));
-    }
-    Ok(first as usize)
-}
-
-fn automatic(node: &Node) -> bool {
-    attribute(node, "auto_pad").is_some_and(|a| !matches!(&a.string[..], b"NOTSET" | b""))
 }

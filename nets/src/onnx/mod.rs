@@ -5,12 +5,14 @@
 //! sigmoid or softmax is dropped, since log-odds and scores are what is released.
 
 mod build;
+mod image;
+mod learn;
 mod polynomial;
 mod proto;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chemxor_core::Featuriser;
 use chemxor_fhe::network::float::FloatNet;
@@ -112,9 +114,13 @@ pub fn read_onnx(bytes: &[u8], featuriser: &Featuriser) -> Result<OnnxModel, Onn
     bound("nodes", graph.nodes.len(), MOST_NODES)?;
     let mut constants = HashMap::new();
     for tensor in &graph.initializers {
-        constants.insert(tensor.name.clone(), constant(tensor)?);
+        // names of classes and such, which only the nodes after the last layer use
+        if is_numeric(tensor) {
+            constants.insert(tensor.name.clone(), constant(tensor)?);
+        }
     }
-    let is_input = |value: &&ValueInfo| !constants.contains_key(&value.name);
+    let named: HashSet<&String> = graph.initializers.iter().map(|t| &t.name).collect();
+    let is_input = |value: &&ValueInfo| !named.contains(&value.name);
     let inputs: Vec<&ValueInfo> = graph.inputs.iter().filter(is_input).collect();
     let [input] = inputs[..] else {
         let text = format!("the graph has {} inputs, one is read", inputs.len());
@@ -182,7 +188,7 @@ fn walk(
         let linear = |node: &Node| {
             matches!(
                 node.operator.as_str(),
-                "Gemm" | "MatMul" | "Conv" | "LinearRegressor"
+                "Gemm" | "MatMul" | "Conv" | "LinearRegressor" | "LinearClassifier"
             )
         };
         if ends && !graph.nodes[at + 1..].iter().any(linear) {
@@ -199,6 +205,17 @@ fn walk(
         }
         builder.node(node, &current, constants)?;
         current.clone_from(result);
+        if node.operator == "LinearClassifier" {
+            builder.notes.push(format!(
+                "the {} nodes after the classifier are left out: the model releases its scores",
+                graph.nodes.len() - at - 1
+            ));
+            return Ok(if builder.size == 1 {
+                FinalActivation::Sigmoid
+            } else {
+                FinalActivation::Softmax
+            });
+        }
     }
     if let (Some(node), [output]) = (graph.nodes.last(), &graph.outputs[..])
         && let Some(found) = polynomials.close(&output.name)
@@ -246,6 +263,10 @@ fn dims(value: &ValueInfo) -> Vec<i64> {
     shape.map_or_else(Vec::new, |shape| {
         shape.dims.iter().map(|d| d.value).collect()
     })
+}
+
+fn is_numeric(tensor: &Tensor) -> bool {
+    matches!(tensor.data_type, 1 | 7 | 11)
 }
 
 fn constant(tensor: &Tensor) -> Result<Constant, OnnxError> {

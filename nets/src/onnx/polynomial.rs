@@ -3,6 +3,10 @@
 
 use std::collections::HashMap;
 
+use chemxor_fhe::network::activation::{Activation, SOFTPLUS_POLYNOMIAL};
+use chemxor_fhe::network::lifting::Quadratic;
+
+use super::build::Builder;
 use super::proto::{Graph, Node};
 use super::{Constant, OnnxError, refuse};
 
@@ -88,4 +92,29 @@ fn combine(operator: &str, parts: &[Coefficients]) -> Option<Coefficients> {
         _ => return None,
     };
     value.iter().all(|c| c.is_finite()).then_some(value)
+}
+
+impl Builder {
+    /// Any polynomial of degree two is the softplus polynomial S between two affine maps, which
+    /// the layers around it take in: `c S(x + t) + d`.
+    pub(super) fn polynomial(
+        &mut self,
+        node: &Node,
+        [c0, c1, c2]: [f64; 3],
+    ) -> Result<(), OnnxError> {
+        let all = |value: f64| vec![value; self.size];
+        if c2 == 0.0 {
+            return self.apply(node, &all(c1), &all(c0));
+        }
+        let Quadratic { a0, a1, a2 } = SOFTPLUS_POLYNOMIAL;
+        let c = c2 / a2;
+        let t = (c1 / c - a1) / (2.0 * a2);
+        let d = c0 - c * ((a2 * t + a1) * t + a0);
+        let (one, before, scale, after) = (all(1.0), all(t), all(c), all(d));
+        if self.open {
+            self.apply(node, &one, &before)?;
+        }
+        self.activate(node, Activation::SoftplusPolynomial)?;
+        self.apply(node, &scale, &after)
+    }
 }

@@ -307,3 +307,65 @@ fn raw_numbers_are_read_like_listed_ones() {
         assert_eq!(raw.net, listed.net);
     }
 }
+
+fn listed(name: &str, floats: &[f32]) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        floats: floats.to_vec(),
+        ..Attribute::default()
+    }
+}
+
+/// As scikit-learn's StandardScaler and LogisticRegression are exported.
+#[test]
+fn scalers_and_linear_models_of_scikit_learn_are_read() {
+    let featuriser = featuriser();
+    let features = featuriser.len();
+    let number = |i: usize| ((i * 5 % 13) as f32 - 6.0) / 8.0;
+    let of = |from: usize, count: usize| -> Vec<f32> { (from..from + count).map(number).collect() };
+    let (offset, scale) = (of(1, features), of(4, features));
+    let mut scaler = node("Scaler", &["x"], "s");
+    scaler.attributes = vec![listed("offset", &offset), listed("scale", &scale)];
+    let x: Vec<u16> = (0..features).map(|i| (i % 4) as u16).collect();
+    for (operator, rows, kept) in [
+        ("LinearRegressor", 1, 0..1),
+        ("LinearRegressor", 2, 0..2),
+        ("LinearClassifier", 2, 1..2),
+        ("LinearClassifier", 3, 0..3),
+    ] {
+        let (coefficients, intercepts) = (of(2, rows * features), of(7, rows));
+        let mut model = node(operator, &["s"], "label");
+        model.attributes = vec![
+            listed("coefficients", &coefficients),
+            listed("intercepts", &intercepts),
+        ];
+        let mut nodes = vec![scaler.clone(), model];
+        if operator == "LinearClassifier" {
+            nodes[1].outputs.push("scores".to_owned());
+            nodes.push(node("Normalizer", &["scores"], "p"));
+        }
+        let graph = Graph {
+            nodes,
+            // names of the classes, int32
+            initializers: vec![Tensor {
+                dims: vec![2],
+                data_type: 6,
+                name: "classes".to_owned(),
+                ..Tensor::default()
+            }],
+            inputs: vec![value("x", &[0, features as i64])],
+            outputs: vec![value("label", &[0, rows as i64])],
+        };
+        let model = read_onnx(&bytes(graph), &featuriser).unwrap();
+        let got = model.net.evaluate(&x);
+        assert_eq!(got.len(), kept.len());
+        for (got, row) in got.iter().zip(kept) {
+            let term = |i: usize| {
+                let scaled = (f64::from(x[i]) - f64::from(offset[i])) * f64::from(scale[i]);
+                f64::from(coefficients[row * features + i]) * scaled
+            };
+            let wanted = (0..features).map(term).sum::<f64>() + f64::from(intercepts[row]);
+            assert!((got - wanted).abs() < 1e-9, "{operator} {got} {wanted}");
+        }
+    }
+}
