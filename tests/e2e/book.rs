@@ -1,9 +1,10 @@
 //! The book: every page is reachable, and the commands of the tutorials are run, in the order of the
 //! book, in an empty home, as a new user would. What they print is compared with the page; words
-//! with digits (times, digests, ports) may differ, and `...` stands for any lines.
+//! with digits (times, digests, ports) may differ, and `...` stands for any lines. Where the output
+//! begins with `^C`, the command is interrupted once it has written rows.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,6 +122,33 @@ impl Newcomer {
         shell
     }
 
+    /// Runs a command to its end; gives both streams in the order in which a terminal shows them.
+    fn run(&self, command: &str) -> Output {
+        self.shell(&format!("exec 2>&1; {command}"))
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a command until it has written some rows, then presses Ctrl-C.
+    fn interrupt(&self, command: &str) -> Output {
+        let mut words = command.split_whitespace();
+        words.find(|word| *word == "--output").unwrap();
+        let partial = format!("work/{}.partial", words.next().unwrap());
+        let partial = self.folder.path().join(partial);
+        // the shell becomes the command, so that the signal reaches it
+        let mut running = self.shell(&format!("exec 2>&1; exec {command}"));
+        let mut running = running.stdout(Stdio::piped()).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while std::fs::metadata(&partial).map_or(0, |file| file.len()) < 1000 {
+            assert_eq!(running.try_wait().unwrap(), None, "{command} ended early");
+            assert!(begun.elapsed().as_secs() < 60, "{command} writes no rows");
+            std::thread::yield_now();
+        }
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(running.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        running.wait_with_output().unwrap()
+    }
+
     /// Runs a page to its end; gives what was not as the page says.
     fn follow(&self, page: &str) -> Vec<String> {
         let text = std::fs::read_to_string(repository().join("docs").join(page)).unwrap();
@@ -133,11 +161,10 @@ impl Newcomer {
             expected,
         } in steps
         {
-            // one stream, in the order in which a terminal shows both
-            let output = self
-                .shell(&format!("exec 2>&1; {command}"))
-                .output()
-                .unwrap();
+            let (output, expected) = match expected.split_first() {
+                Some((first, rest)) if first == "^C" => (self.interrupt(&command), rest),
+                _ => (self.run(&command), &expected[..]),
+            };
             let text = String::from_utf8(output.stdout).unwrap();
             let home = self.folder.path().display().to_string();
             let found: Vec<String> = text
@@ -145,7 +172,7 @@ impl Newcomer {
                 .lines()
                 .map(str::to_owned)
                 .collect();
-            if !matches(&expected, &found) {
+            if !matches(expected, &found) {
                 wrong.push(format!(
                     "{page}:{line}: `{command}` ({}) printed\n{}\nbut the page says\n{}",
                     output.status,

@@ -63,6 +63,12 @@ fn commands_of_a_lab() {
 }
 
 #[test]
+fn commands_of_a_publisher() {
+    let platform = Platform::start(2);
+    follow(&["platform/publisher.trycmd"], &platform.path(""));
+}
+
+#[test]
 fn the_platform_on_this_machine() {
     let home = home();
     follow(&["local/up.trycmd"], home.path());

@@ -98,7 +98,10 @@ pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
     let value = json!({ "version": bundle.version(), "manifest": manifest, "plan": plan });
     output::print(format, &value, || {
         println!("{}@{}", manifest.name, bundle.version());
-        println!("{} [{}]", manifest.endpoint, manifest.unit);
+        match manifest.unit.as_str() {
+            "" => println!("{}", manifest.endpoint),
+            unit => println!("{} [{unit}]", manifest.endpoint),
+        }
         let metrics = &manifest.metrics;
         println!(
             "held-out {} {:.4} (float), {:.4} (integers)",
