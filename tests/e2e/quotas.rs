@@ -7,11 +7,11 @@ use crate::platform::Platform;
 
 /// Sets the limits for everybody on `esol`, as an administrator.
 fn set(platform: &Platform, quota: Quota) {
+    let quota = Quota {
+        organisation: "*".to_owned(),
+        ..quota
+    };
     with_store(platform, async |store, admin| {
-        let quota = Quota {
-            organisation: "*".to_owned(),
-            ..quota
-        };
         let esol = "esol".parse().unwrap();
         store.set_quota(&admin, &esol, &quota).await.unwrap();
     });
