@@ -6,10 +6,10 @@ use chemxor_registry::store::{Caller, Quota, Store, Usage};
 use crate::platform::Platform;
 
 /// Sets the limits for everybody on `esol`, as an administrator.
-fn set(platform: &Platform, quota: Quota) {
+fn set(platform: &Platform, quota: &Quota) {
     let quota = Quota {
         organisation: "*".to_owned(),
-        ..quota
+        ..quota.clone()
     };
     with_store(platform, async |store, admin| {
         let esol = "esol".parse().unwrap();
@@ -49,7 +49,7 @@ fn a_quota_stops_a_run_says_why_and_a_higher_one_lets_it_go_on() {
     platform.publish("esol", true);
     set(
         &platform,
-        Quota {
+        &Quota {
             queries_per_day: Some(12),
             lifetime_queries: Some(30),
             ..Quota::default()
@@ -94,7 +94,7 @@ fn a_quota_stops_a_run_says_why_and_a_higher_one_lets_it_go_on() {
     // a higher one holds at once; several queries at the same time pass no limit either
     set(
         &platform,
-        Quota {
+        &Quota {
             lifetime_queries: Some(30),
             ..Quota::default()
         },
@@ -113,7 +113,7 @@ fn a_quota_stops_a_run_says_why_and_a_higher_one_lets_it_go_on() {
     // one session at a time: the second of two waits for the first one to end
     set(
         &platform,
-        Quota {
+        &Quota {
             concurrent_sessions: Some(1),
             ..Quota::default()
         },
