@@ -1,9 +1,12 @@
 //! What the gateway costs: throughput beside the same queries sent to the worker directly, memory
 //! while 1 GiB passes through one session, memory of 500 idle sessions.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chemxor_client::Access;
 use chemxor_client::catalog;
 use chemxor_client::session::Session;
 use chemxor_fhe::client::ClientKey;
@@ -16,6 +19,7 @@ use crate::proc::{cpu_seconds, memory_mib};
 
 /// Queries at the same time.
 const IN_FLIGHT: usize = 8;
+const TURNS: usize = 10;
 
 pub(crate) fn run(quick: bool) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -28,107 +32,180 @@ async fn measure(quick: bool) {
         let mut platform = Platform::start(1);
         platform.allow_sessions(1000);
         platform.publish_spread("esol", true, "replicas");
+        let bundle = platform.path("olinda-zero.cxb").display().to_string();
+        let made =
+            Command::new(Path::new(env!("CARGO_BIN_EXE_chemxor")).with_file_name("chemxor-bench"))
+                .args(["bundle", "olinda-zero", &bundle])
+                .status();
+        assert!(made.unwrap().success(), "chemxor-bench is built first");
+        platform.publish_bundle("olinda-zero", &bundle, true, "replicas");
         platform
     })
     .await
     .unwrap();
-    let gateway = platform.gateway.as_ref().unwrap().pid();
-    let registry = platform.access(&platform.registry.as_ref().unwrap().address);
-    let entry = catalog::get(&registry, &"esol".parse().unwrap())
-        .await
-        .unwrap();
-    let access = platform.access(&platform.gateway.as_ref().unwrap().address);
-    let key = Arc::new(ClientKey::generate(&entry.manifest.graph.rings()).unwrap());
-    let open = || Session::open(&access, entry.version, entry.manifest.clone(), key.clone());
-    let data = include_str!("../../data/esol.csv");
-    let features: Vec<Vec<u16>> = data
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            chemxor_chem::featurise(&entry.manifest.featuriser, line.split(',').next()?).ok()
-        })
-        .collect();
-    let queries = if quick { 1000 } else { 10_000 };
-    let session = open().await.unwrap();
-    let worker = &platform.workers[0].as_ref().unwrap().address;
-    let tls = platform.gateway_tls();
-    let direct = Direct::open(
-        worker,
-        &tls,
-        entry.version,
-        entry.manifest.clone(),
-        key.clone(),
-    )
-    .await;
-
-    // in turns, so that both meet the same machine
-    let mut rates = [0.0, 0.0];
-    let parts = 10;
-    for _ in 0..parts {
-        for (index, rate) in rates.iter_mut().enumerate() {
-            let begun = Instant::now();
-            let (session, direct, features) = (&session, &direct, &features);
-            let mut answers = stream::iter(0..queries / parts)
-                .map(|number| async move {
-                    let molecule = features[number % features.len()].clone();
-                    match index {
-                        0 => drop(session.predict(molecule).await.unwrap()),
-                        _ => drop(direct.predict(&molecule).await),
-                    }
-                })
-                .buffer_unordered(IN_FLIGHT);
-            while answers.next().await.is_some() {}
-            *rate += (queries / parts) as f64 / begun.elapsed().as_secs_f64() / parts as f64;
-        }
+    for (name, queries) in [("esol", 10_000), ("olinda-zero", 2_000)] {
+        let model = Model::open(&platform, name).await;
+        model
+            .compare(&platform, if quick { queries / 10 } else { queries })
+            .await;
     }
-    println!("through_gateway,{:.1},queries/s", rates[0]);
-    println!("direct_to_worker,{:.1},queries/s", rates[1]);
-    println!("share_of_direct,{:.3},ratio", rates[0] / rates[1]);
-
-    let goal: u64 = if quick { 64 << 20 } else { 1 << 30 };
-    let (mut bytes, cpu, begun) = (0, cpu_seconds(gateway), Instant::now());
-    let session = open().await.unwrap();
-    while bytes < goal {
-        let (session, features) = (&session, &features);
-        let mut answers = stream::iter(0..500)
-            .map(|number| async move {
-                let molecule = features[number % features.len()].clone();
-                session.predict(molecule).await.unwrap()
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some(prediction) = answers.next().await {
-            bytes += prediction.bytes_up + prediction.bytes_down;
-        }
-    }
-    println!("one_session_bytes,{bytes},bytes");
-    println!("one_session_seconds,{:.1},s", begun.elapsed().as_secs_f64());
-    println!(
-        "one_session_gateway_cpu,{:.2},s",
-        cpu_seconds(gateway) - cpu
-    );
-    println!(
-        "one_session_gateway_peak_memory,{:.1},MiB",
-        memory_mib(gateway).1
-    );
-
-    let count = if quick { 50 } else { 500 };
-    let before = memory_mib(gateway).0;
-    let mut idle = Vec::new();
-    for _ in 0..count {
-        idle.push(open().await.unwrap());
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    println!("idle_sessions,{count},sessions");
-    println!(
-        "idle_sessions_gateway_memory,{:.1},MiB",
-        memory_mib(gateway).0
-    );
-    println!(
-        "idle_sessions_added_memory,{:.1},MiB",
-        memory_mib(gateway).0 - before
-    );
-    drop(idle);
+    let model = Model::open(&platform, "esol").await;
+    model.long_session(&platform, quick).await;
+    model.idle_sessions(&platform, quick).await;
     tokio::task::spawn_blocking(move || drop(platform))
         .await
         .unwrap();
+}
+
+/// A published model, and molecules to ask it.
+struct Model {
+    name: &'static str,
+    access: Access,
+    entry: catalog::Entry,
+    key: Arc<ClientKey>,
+    features: Vec<Vec<u16>>,
+}
+
+impl Model {
+    async fn open(platform: &Platform, name: &'static str) -> Self {
+        let registry = platform.access(&platform.registry.as_ref().unwrap().address);
+        let entry = catalog::get(&registry, &name.parse().unwrap())
+            .await
+            .unwrap();
+        let key = ClientKey::generate(&entry.manifest.graph.rings()).unwrap();
+        let data = include_str!("../../data/esol.csv");
+        let molecules = data
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(',').next());
+        let featuriser = &entry.manifest.featuriser;
+        let features =
+            molecules.filter_map(|smiles| chemxor_chem::featurise(featuriser, smiles).ok());
+        Self {
+            name,
+            access: platform.access(&platform.gateway.as_ref().unwrap().address),
+            features: features.collect(),
+            key: Arc::new(key),
+            entry,
+        }
+    }
+
+    async fn session(&self) -> Session {
+        let (version, manifest) = (self.entry.version, self.entry.manifest.clone());
+        Session::open(&self.access, version, manifest, self.key.clone())
+            .await
+            .unwrap()
+    }
+
+    fn molecule(&self, number: usize) -> Vec<u16> {
+        self.features[number % self.features.len()].clone()
+    }
+
+    /// Throughput through the gateway and past it, in turns so that both meet the same machine.
+    async fn compare(&self, platform: &Platform, queries: usize) {
+        let session = self.session().await;
+        let worker = platform.workers[0].as_ref().unwrap();
+        let direct = Direct::open(
+            &worker.address,
+            &platform.gateway_tls(),
+            self.entry.version,
+            self.entry.manifest.clone(),
+            self.key.clone(),
+        )
+        .await;
+        let parties = [
+            ("client", std::process::id()),
+            ("gateway", platform.gateway.as_ref().unwrap().pid()),
+            ("worker", worker.pid()),
+            ("registry", platform.registry.as_ref().unwrap().pid()),
+        ];
+        let mut seconds = [0.0; 2];
+        let mut cpu = [[0.0; 2]; 4];
+        for _ in 0..TURNS {
+            for way in 0..2 {
+                for (cpu, (_, pid)) in cpu.iter_mut().zip(parties) {
+                    cpu[way] -= cpu_seconds(pid);
+                }
+                let begun = Instant::now();
+                let (session, direct) = (&session, &direct);
+                let mut answers = stream::iter(0..queries / TURNS)
+                    .map(|number| async move {
+                        let molecule = self.molecule(number);
+                        match way {
+                            0 => drop(session.predict(molecule).await.unwrap()),
+                            _ => drop(direct.predict(&molecule).await),
+                        }
+                    })
+                    .buffer_unordered(IN_FLIGHT);
+                while answers.next().await.is_some() {}
+                seconds[way] += begun.elapsed().as_secs_f64();
+                for (cpu, (_, pid)) in cpu.iter_mut().zip(parties) {
+                    cpu[way] += cpu_seconds(pid);
+                }
+            }
+        }
+        let name = self.name;
+        println!(
+            "{name}_through_gateway,{:.1},queries/s",
+            queries as f64 / seconds[0]
+        );
+        println!(
+            "{name}_direct_to_worker,{:.1},queries/s",
+            queries as f64 / seconds[1]
+        );
+        println!(
+            "{name}_share_of_direct,{:.3},ratio",
+            seconds[1] / seconds[0]
+        );
+        for (cpu, (party, _)) in cpu.iter().zip(parties) {
+            for (way, cpu) in ["through_gateway", "direct"].iter().zip(cpu) {
+                println!(
+                    "{name}_cpu_of_{party}_{way},{:.3},ms a query",
+                    cpu * 1e3 / queries as f64
+                );
+            }
+        }
+    }
+
+    /// 1 GiB through one session.
+    async fn long_session(&self, platform: &Platform, quick: bool) {
+        let gateway = platform.gateway.as_ref().unwrap().pid();
+        let goal: u64 = if quick { 64 << 20 } else { 1 << 30 };
+        let (mut bytes, cpu, begun) = (0, cpu_seconds(gateway), Instant::now());
+        let session = self.session().await;
+        while bytes < goal {
+            let session = &session;
+            let mut answers = stream::iter(0..500)
+                .map(|number| async move { session.predict(self.molecule(number)).await.unwrap() })
+                .buffer_unordered(IN_FLIGHT);
+            while let Some(prediction) = answers.next().await {
+                bytes += prediction.bytes_up + prediction.bytes_down;
+            }
+        }
+        println!("one_session_bytes,{bytes},bytes");
+        println!("one_session_seconds,{:.1},s", begun.elapsed().as_secs_f64());
+        println!(
+            "one_session_gateway_cpu,{:.2},s",
+            cpu_seconds(gateway) - cpu
+        );
+        println!(
+            "one_session_gateway_peak_memory,{:.1},MiB",
+            memory_mib(gateway).1
+        );
+    }
+
+    async fn idle_sessions(&self, platform: &Platform, quick: bool) {
+        let gateway = platform.gateway.as_ref().unwrap().pid();
+        let count = if quick { 50 } else { 500 };
+        let before = memory_mib(gateway).0;
+        let mut idle = Vec::new();
+        for _ in 0..count {
+            idle.push(self.session().await);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = memory_mib(gateway).0;
+        println!("idle_sessions,{count},sessions");
+        println!("idle_sessions_gateway_memory,{now:.1},MiB");
+        println!("idle_sessions_added_memory,{:.1},MiB", now - before);
+    }
 }

@@ -34,7 +34,10 @@ fn main() -> ExitCode {
     if service {
         chemxor_runtime::operations::install_metrics();
     }
+    // computing is done by another pool; fewer threads for input and output wake each other less
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
         .enable_all()
         .build();
     let outcome = runtime

@@ -93,6 +93,7 @@ pub async fn start(
     let router = Server::builder()
         .initial_stream_window_size(Some(MAX_FRAME_BYTES as u32))
         .initial_connection_window_size(Some(4 * MAX_FRAME_BYTES as u32))
+        .max_frame_size(Some(tls::HTTP2_FRAME))
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_service(

@@ -251,7 +251,7 @@ impl Reader {
             // as bounded as the messages that it belongs to
             self.compute_us.insert(at, chunk.compute_us);
         }
-        let pushed = self.inbox.push(at, chunk.total_bytes, &chunk.payload);
+        let pushed = self.inbox.push(at, chunk.total_bytes, chunk.payload);
         let Some(message) = pushed.map_err(|_| malformed())? else {
             return Ok(None);
         };

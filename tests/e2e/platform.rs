@@ -132,6 +132,9 @@ impl Platform {
             .append(true)
             .open(self.path(&format!("{name}.log")))
             .unwrap();
+        // everything, so that tests find a secret in it; benchmarks ask for what operators see
+        let verbose = "debug,h2=info,hyper=info,tower=info,sqlx=info";
+        let log_level = std::env::var("CHEMXOR_LOG").unwrap_or_else(|_| verbose.to_owned());
         let mut child = Command::new(env!("CARGO_BIN_EXE_chemxor"))
             .arg(role)
             .args([
@@ -140,10 +143,7 @@ impl Platform {
                 Path::new("--ready-file"),
                 &ready,
             ])
-            .env(
-                "CHEMXOR_LOG",
-                "debug,h2=info,hyper=info,tower=info,sqlx=info",
-            )
+            .env("CHEMXOR_LOG", log_level)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -352,11 +352,22 @@ impl Platform {
             "train", "--input", data, "--name", name, "--epochs", "8", "--output", &bundle,
         ];
         self.json(&[&train[..], &["--holdout", &holdout]].concat());
+        self.publish_bundle(name, &bundle, approve, spread)
+    }
+
+    /// Publishes a bundle; the keys are made first when there are none.
+    pub(crate) fn publish_bundle(
+        &self,
+        name: &str,
+        bundle: &str,
+        approve: bool,
+        spread: &str,
+    ) -> String {
         if !self.path("keys/publisher.key").exists() {
             self.json(&["keys", "new", "--publisher"]);
             self.json(&["keys", "new"]);
         }
-        let published = self.json(&["publish", &bundle, "--spread", spread]);
+        let published = self.json(&["publish", bundle, "--spread", spread]);
         assert_eq!(published["state"], "submitted");
         if approve {
             self.json(&["approve", name]);

@@ -289,7 +289,7 @@ impl Session {
                 // as bounded as the messages that it belongs to
                 timeouts.insert(at, Duration::from_millis(chunk.timeout_ms.into()));
             }
-            let pushed = inbox.push(at, chunk.total_bytes, &chunk.payload);
+            let pushed = inbox.push(at, chunk.total_bytes, chunk.payload);
             let pushed = pushed.map_err(|error| status(error.error_id(), error.to_string()))?;
             let Some(message) = pushed else { continue };
             let limit = self.limits.step_timeout();

@@ -18,6 +18,15 @@ use zeroize::Zeroizing;
 
 use crate::RuntimeError;
 
+/// What a peer may send on one stream before this side has read: a frame of a step message.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all streams of a connection. A session that does not read holds back its stream's
+/// window; this many of them leave the others room.
+pub const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// Largest HTTP/2 frame: a step message of most models in one piece, not in pieces of 16 KiB.
+pub const HTTP2_FRAME: u32 = 1 << 18;
+
 /// How long connecting may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the files are looked at, at most; a look is three calls of `stat`.
@@ -198,7 +207,9 @@ fn endpoint(address: &str) -> Result<(String, Endpoint), RuntimeError> {
     let endpoint = endpoint
         .origin(origin)
         .connect_timeout(CONNECT_DEADLINE)
-        .http2_adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP2_FRAME)
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10));
     Ok((host.to_owned(), endpoint))

@@ -79,11 +79,15 @@ pub async fn start(
     let name = config.name.clone();
     let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));
     let service = PartitionService::new(models.clone(), config.threads(), stop.clone());
-    let router = Server::builder().add_service(
-        PartitionServer::new(service)
-            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
-    );
+    let router = Server::builder()
+        .initial_stream_window_size(Some(tls::STREAM_WINDOW))
+        .initial_connection_window_size(Some(tls::CONNECTION_WINDOW))
+        .max_frame_size(Some(tls::HTTP2_FRAME))
+        .add_service(
+            PartitionServer::new(service)
+                .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
+        );
     let background = keep_current(register, registry, models, ready, stop.clone());
     let background = tokio::spawn(background);
     tracing::info!(worker = %config.name, %addr, "worker listens");
