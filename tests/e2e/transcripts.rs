@@ -49,6 +49,7 @@ fn commands_that_need_no_platform() {
     let cases = [
         "local/help.trycmd",
         "local/keys.trycmd",
+        "local/copies.trycmd",
         "local/profiles.trycmd",
         "local/down.trycmd",
     ];
