@@ -12,6 +12,7 @@
 //! Memory does not grow with the number of rows; `dedupe` remembers at most [`DEDUPE_LIMIT`] molecules.
 
 mod partial;
+mod record;
 mod repeats;
 mod report;
 mod source;
@@ -32,8 +33,9 @@ pub use report::{BatchReport, Latencies, millis, percentiles};
 use crate::session::Prediction;
 use crate::{ClientError, Token};
 use partial::Partial;
+use record::{quote, split};
 use repeats::Repeats;
-use source::{Fault, Header, Item, Row, Source, quote, refuse, split};
+use source::{Fault, Header, Item, Row, Source, refuse};
 
 /// Whoever answers: the encrypted model, or a test.
 pub trait Oracle: Send + Sync {

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::source::{Header, Item, Row, refuse, split_end};
+use super::record::split_end;
+use super::source::{Header, Item, Row, refuse};
 use crate::ClientError;
 
 /// Longest text that follows an input row.
