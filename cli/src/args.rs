@@ -1,5 +1,6 @@
 //! The command line.
 
+mod govern;
 mod lab;
 mod load;
 mod local;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::train::{DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs};
+pub(crate) use govern::*;
 pub(crate) use lab::*;
 pub(crate) use load::LoadArgs;
 pub(crate) use local::*;
@@ -86,11 +88,35 @@ pub(crate) enum Command {
     /// List the workers that a publisher may authorise.
     #[command(after_help = "Example:\n  chemxor workers")]
     Workers,
-    /// Make a token; it is shown once.
+    /// Make, list, suspend and resume organisations.
+    #[command(subcommand)]
+    Org(OrgCommand),
+    /// Groups of organisations that share models.
+    #[command(subcommand)]
+    Consortium(ConsortiumCommand),
+    /// Add, list and remove people and service accounts.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show a version, say who sees a model, deprecate a version.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Names that point to versions, with history.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Limit what organisations may ask of a model.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Show, export and verify the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Verify who signed and approved a version, also without the registry.
     #[command(
-        after_help = "Example:\n  chemxor token --subject alice@uni-basel --role querier --days 30"
+        after_help = "Examples:\n  chemxor verify esol --registry-key registry-signing.pub --output esol.proof\n  chemxor verify esol.proof --registry-key registry-signing.pub --bundle esol.cxb"
     )]
-    Token(TokenArgs),
+    Verify(VerifyArgs),
     /// Predict molecules without showing them to anybody.
     #[command(
         after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv\n  chemxor query esol --input library.csv --output predictions.csv --resume\n  chemxor query esol --input library.csv --estimate"
@@ -237,19 +263,6 @@ pub(crate) struct RevokeArgs {
     /// Revoke for ever, without being asked.
     #[arg(long)]
     pub(crate) yes: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct TokenArgs {
-    /// Who will hold it, e.g. alice@uni-basel.
-    #[arg(long)]
-    pub(crate) subject: String,
-    /// admin, publisher, reviewer or querier; may be given more than once.
-    #[arg(long = "role", required = true)]
-    pub(crate) roles: Vec<String>,
-    /// Days until it ends.
-    #[arg(long, default_value_t = 90)]
-    pub(crate) days: u64,
 }
 
 #[derive(Debug, ClapArgs)]

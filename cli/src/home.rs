@@ -197,6 +197,14 @@ impl Home {
         self.access(role, |profile| &profile.registry)
     }
 
+    /// The registry, with the first token that the profile has of these roles.
+    pub(crate) fn registry_as(&self, roles: &[&str]) -> Result<Access> {
+        let (_, profile) = self.profile()?;
+        let has = |role: &&&str| profile.tokens.contains_key(**role);
+        let role = roles.iter().find(has).or(roles.first());
+        self.registry(role.copied().unwrap_or_default())
+    }
+
     /// The gateway, with the querier's token.
     pub(crate) fn gateway(&self) -> Result<Access> {
         self.access("querier", |profile| &profile.gateway)

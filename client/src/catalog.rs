@@ -189,20 +189,3 @@ pub async fn revoke(access: &Access, model: &ModelRef, reason: &str) -> Result<E
     };
     Entry::read(&call(access, client.revoke_version(access.token.sign(request)?)).await?)
 }
-
-/// Makes a token; the secret is in the answer only.
-pub async fn create_token(
-    access: &Access,
-    subject: &str,
-    roles: &[String],
-    lifetime: Duration,
-) -> Result<v1::CreateTokenResponse, ClientError> {
-    let mut client = AdminClient::new(channel(access).await?);
-    let request = v1::CreateTokenRequest {
-        subject: subject.to_owned(),
-        roles: roles.to_vec(),
-        lifetime_s: lifetime.as_secs(),
-        ..Default::default()
-    };
-    call(access, client.create_token(access.token.sign(request)?)).await
-}

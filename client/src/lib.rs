@@ -8,7 +8,7 @@
 //! | [`batch`] | the lab: table in, table out, same rows in the same order, resumable |
 //! | [`estimate`] | the lab: what a run will take |
 //! | [`health`] | everybody: whether a service answers, its release and its clock |
-//! | [`publish`], [`catalog`] | publisher, reviewer, administrator |
+//! | [`publish`], [`catalog`], [`governance`] | publisher, reviewer, administrator |
 //!
 //! Invariant: molecule, features and secret keys never leave the process; what goes out is
 //! ciphertext, public keys and the model's name.
@@ -20,6 +20,7 @@ pub mod catalog;
 mod error;
 pub mod estimate;
 pub mod files;
+pub mod governance;
 pub mod health;
 pub mod interpret;
 pub mod keyring;

@@ -6,6 +6,7 @@ mod architecture;
 mod book;
 mod deploy;
 mod faults;
+mod governance;
 mod network;
 mod operations;
 mod platform;

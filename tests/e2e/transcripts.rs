@@ -70,6 +70,13 @@ fn commands_of_a_publisher() {
 }
 
 #[test]
+fn commands_of_administrators() {
+    let platform = Platform::start(1);
+    platform.publish("esol", true);
+    follow(&["platform/governance.trycmd"], &platform.path(""));
+}
+
+#[test]
 fn the_platform_on_this_machine() {
     let home = home();
     follow(&["local/up.trycmd"], home.path());

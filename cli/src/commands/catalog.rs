@@ -1,14 +1,13 @@
-//! `catalog`, `workers`, `approve`, `revoke`, `token`.
+//! `catalog`, `workers`, `approve`, `revoke`.
 
 use std::io::{BufRead, IsTerminal};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chemxor_client::catalog::{self, Entry};
 use chemxor_client::publish;
 use serde_json::{Value, json};
 
-use crate::args::{ApproveArgs, Format, RevokeArgs, TokenArgs};
+use crate::args::{ApproveArgs, Format, RevokeArgs};
 use crate::home::Home;
 use crate::output;
 
@@ -103,19 +102,5 @@ pub(crate) async fn revoke(home: &Home, format: Format, args: &RevokeArgs) -> Re
             "{}@{} is {}",
             entry.manifest.name, entry.version, entry.state
         );
-    })
-}
-
-pub(crate) async fn token(home: &Home, format: Format, args: &TokenArgs) -> Result<()> {
-    let lifetime = Duration::from_secs(args.days.saturating_mul(86_400));
-    let access = home.registry("admin")?;
-    let made = catalog::create_token(&access, &args.subject, &args.roles, lifetime).await?;
-    let value = json!({
-        "id": made.token_id, "token": made.secret, "expires_unix_ms": made.expires_unix_ms,
-    });
-    output::print(format, &value, || {
-        println!("token id  {}", made.token_id);
-        println!("token     {}", made.secret);
-        println!("it is not shown again: keep it in a file that only its holder may read");
     })
 }

@@ -1,14 +1,18 @@
 //! One file for each group of verbs.
 
+mod audit;
 mod catalog;
 mod doctor;
 mod estimate;
 mod evaluate;
 mod features;
+mod govern;
 mod help;
 mod keys;
 mod load;
 mod local;
+mod model;
+mod org;
 mod profiles;
 mod publish;
 mod query;
@@ -16,6 +20,7 @@ mod serve;
 mod services;
 mod train;
 mod up;
+mod verify;
 
 use anyhow::Result;
 
@@ -36,7 +41,15 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Revoke(args) => catalog::revoke(&home, format, &args).await,
         Command::Catalog => catalog::list(&home, format).await,
         Command::Workers => catalog::workers(&home, format).await,
-        Command::Token(args) => catalog::token(&home, format, &args).await,
+        Command::Org(command) => org::org(&home, format, &command).await,
+        Command::Consortium(command) => org::consortia(&home, format, &command).await,
+        Command::Member(command) => org::members(&home, format, &command).await,
+        Command::Token(command) => org::tokens(&home, format, &command).await,
+        Command::Model(command) => model::models(&home, format, &command).await,
+        Command::Alias(command) => model::aliases(&home, format, &command).await,
+        Command::Quota(command) => model::quotas(&home, format, &command).await,
+        Command::Audit(command) => audit::run(&home, format, &command).await,
+        Command::Verify(args) => verify::run(&home, format, &args).await,
         Command::Query(args) => query::run(&home, format, &args).await,
         Command::Evaluate(args) => evaluate::run(&home, format, &args).await,
         Command::Load(args) => load::run(&home, format, &args).await,
