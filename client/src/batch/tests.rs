@@ -130,7 +130,9 @@ fn records(bytes: &[u8]) -> Vec<csv::ByteRecord> {
 
 /// Whether a table is one that every reader of CSV understands in the same way.
 fn is_regular(bytes: &[u8]) -> bool {
-    records(bytes).iter().all(|record| record.len() == 3)
+    // some close a last quote that is left open, here it damages its line
+    let quotes = bytes.iter().filter(|byte| **byte == b'"').count();
+    quotes.is_multiple_of(2) && records(bytes).iter().all(|record| record.len() == 3)
 }
 
 proptest! {
