@@ -209,6 +209,11 @@ impl Home {
     pub(crate) fn gateway(&self) -> Result<Access> {
         self.access("querier", |profile| &profile.gateway)
     }
+
+    /// The gateway, with the publisher's token: for what waits for approval.
+    pub(crate) fn trial_gateway(&self) -> Result<Access> {
+        self.access("publisher", |profile| &profile.gateway)
+    }
 }
 
 impl Profile {

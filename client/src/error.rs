@@ -47,6 +47,9 @@ pub enum ClientError {
     /// A plan that cannot be.
     #[error(transparent)]
     Wire(#[from] chemxor_fhe::wire::WireError),
+    /// The bundle's weights.
+    #[error(transparent)]
+    Weights(#[from] chemxor_fhe::network::WeightsError),
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] chemxor_core::ManifestError),

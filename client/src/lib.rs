@@ -8,7 +8,7 @@
 //! | [`batch`] | the lab: table in, table out, same rows in the same order, resumable |
 //! | [`estimate`] | the lab: what a run will take |
 //! | [`health`] | everybody: whether a service answers, its release and its clock |
-//! | [`publish`], [`catalog`], [`governance`] | publisher, reviewer, administrator |
+//! | [`publish`], [`conformance`], [`catalog`], [`governance`] | publisher, reviewer, administrator |
 //!
 //! Invariant: molecule, features and secret keys never leave the process; what goes out is
 //! ciphertext, public keys and the model's name.
@@ -17,6 +17,7 @@
 
 pub mod batch;
 pub mod catalog;
+pub mod conformance;
 mod error;
 pub mod estimate;
 pub mod files;

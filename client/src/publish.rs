@@ -14,6 +14,8 @@ use crate::catalog::{call, channel};
 use crate::placement::{Spread, place};
 use crate::{Access, ClientError};
 
+pub use chemxor_proto::v1::Worker;
+
 /// What was published.
 #[derive(Debug, Clone)]
 pub struct Published {
@@ -28,7 +30,7 @@ pub struct Published {
 }
 
 /// Workers that a publisher may authorise, by name.
-pub async fn workers(access: &Access) -> Result<Vec<v1::Worker>, ClientError> {
+pub async fn workers(access: &Access) -> Result<Vec<Worker>, ClientError> {
     let mut client = PublishingClient::new(channel(access).await?);
     let request = access.token.sign(v1::ListWorkersRequest {})?;
     let mut workers = call(access, client.list_workers(request)).await?.workers;
@@ -41,18 +43,18 @@ pub async fn publish(
     access: &Access,
     bundle: &Bundle,
     signer: &SigningKey,
-    workers: &[v1::Worker],
+    workers: &[Worker],
     spread: Spread,
 ) -> Result<Published, ClientError> {
     let placements = place(&bundle.manifest().graph, workers, spread)?;
-    let by_name: BTreeMap<&str, &v1::Worker> = workers
+    let by_name: BTreeMap<&str, &Worker> = workers
         .iter()
         .map(|worker| (worker.name.as_str(), worker))
         .collect();
     let version = bundle.version();
     let state_key = ModelKey::generate()?;
     let (mut blobs, mut keys, mut contents) = (Vec::new(), Vec::new(), Vec::new());
-    let seal = |key: &ModelKey, worker: &v1::Worker, step: u32| {
+    let seal = |key: &ModelKey, worker: &Worker, step: u32| {
         let (encapsulated, ciphertext) = key.seal_to(&worker.sealing_key, &version, step)?;
         let (encapsulated, ciphertext) = (encapsulated.into(), ciphertext.into());
         Ok::<_, ClientError>(v1::SealedKey {

@@ -49,6 +49,7 @@ error_ids! {
     BlobCorrupt = "CX-M08", true, "upload the blob again from its first byte";
     WorkerUnknown = "CX-M09", false, "list the workers with `chemxor workers`; start the missing one";
     VersionSunset = "CX-M10", false, "its sunset date has passed; choose the successor that the catalogue names";
+    NotConformant = "CX-M11", false, "let the publisher run the conformance check again: `chemxor publish` does";
     CardMissing = "CX-M20", false, "ask the publisher for a model card";
     CardRefused = "CX-M21", false, "mend the card with `chemxor card lint` and sign it with the key of the version";
     CertificateRequestUnknown = "CX-A06", false, "list the requests with `chemxor cert list --waiting`, or hand in a new one with `chemxor cert renew`";

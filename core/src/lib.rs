@@ -9,6 +9,7 @@
 mod audit;
 mod bundle;
 mod card;
+mod conformance;
 mod error_id;
 mod frames;
 mod graph;
@@ -28,6 +29,10 @@ pub use card::{
     IntendedUse, LeakageBudget, MAX_CARD_BYTES, ModelCard, PrivacyAudit, Severity, TODO,
     TrainingData,
 };
+pub use conformance::{
+    CONFORMANCE_FORMAT, Conformance, ConformanceError, LEAST_VECTORS, MAX_CONFORMANCE_BYTES,
+    check_rings,
+};
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
 pub use graph::{
@@ -46,6 +51,6 @@ pub use manifest::{
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
 pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};
 pub use signing::{
-    SignatureError, sign_approval, sign_card, sign_checkpoint, sign_manifest, verify_approval,
-    verify_card, verify_checkpoint, verify_manifest,
+    SignatureError, sign_approval, sign_card, sign_checkpoint, sign_conformance, sign_manifest,
+    verify_approval, verify_card, verify_checkpoint, verify_conformance, verify_manifest,
 };

@@ -9,6 +9,7 @@ use crate::VersionId;
 const MANIFEST: &[u8] = b"chemxor manifest v1\0";
 const APPROVAL: &[u8] = b"chemxor approval v1\0";
 const CARD: &[u8] = b"chemxor card v1\0";
+const CONFORMANCE: &[u8] = b"chemxor conformance v1\0";
 const CHECKPOINT: &[u8] = b"chemxor audit checkpoint v1\0";
 
 /// Why a signature was refused.
@@ -55,6 +56,20 @@ pub fn verify_approval(
 ) -> Result<(), SignatureError> {
     let content = approval(version, publisher_key, signature);
     verify(registry_key, APPROVAL, &content, counter_signature)
+}
+
+/// Signs a conformance run with the key that signed its version.
+pub fn sign_conformance(key: &SigningKey, report: &[u8]) -> [u8; 64] {
+    key.sign(&[CONFORMANCE, report].concat()).to_bytes()
+}
+
+/// Verifies the signature over a conformance run.
+pub fn verify_conformance(
+    public_key: &[u8],
+    report: &[u8],
+    signature: &[u8],
+) -> Result<(), SignatureError> {
+    verify(public_key, CONFORMANCE, report, signature)
 }
 
 /// Signs a model card with the key that signed its version.

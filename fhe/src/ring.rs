@@ -205,6 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_the_registry_is_that_of_the_formulas() {
+        for ring in RingName::ALL {
+            let own = RingParams::of(ring).statement();
+            assert_eq!(chemxor_core::check_rings(&[ring], &[own.clone()]), Ok(()));
+            // a quarter of a bit of noise less is refused; what is not refused has 128 bits
+            for less in [0.0, 0.05, 0.1, 0.15, 0.2, 0.25] {
+                let statement = RingStatement {
+                    log2_noise_std: own.log2_noise_std - less,
+                    ..own.clone()
+                };
+                let n = own.lwe_dimension as usize;
+                let std = statement.log2_noise_std.exp2();
+                let bits = security_bits(n, own.torus_bits.into(), std);
+                let passes = chemxor_core::check_rings(&[ring], &[statement]).is_ok();
+                assert!(!passes || bits >= LEAST_SECURITY_BITS, "{ring:?} {less}");
+                assert!(!passes || less < 0.25, "{ring:?} {less}");
+            }
+        }
+    }
+
+    #[test]
     fn less_noise_is_less_security() {
         for name in RingName::ALL {
             let ring = RingParams::of(name);

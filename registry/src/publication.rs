@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use chemxor_core::{ErrorId, Manifest, VersionId, WorkerName, verify_manifest};
+use chemxor_core::{ErrorId, Manifest, VersionId, WorkerName, check_rings, verify_manifest};
 use chemxor_proto::{MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, STATE_KEY_STEP, v1};
 
 use crate::RegistryError;
@@ -40,6 +40,8 @@ impl Publication {
         verify_manifest(key, &request.manifest, signature).map_err(|error| {
             RegistryError::refused(ErrorId::SignatureRefused, error.to_string())
         })?;
+        check_rings(&manifest.graph.rings(), &manifest.rings)
+            .map_err(|error| RegistryError::refused(ErrorId::NotConformant, error.to_string()))?;
         let steps = manifest.graph.steps().len() as u32;
         check_blobs(steps, &request.blobs)?;
         let wanted = check_placements(steps, &request.placements)?;

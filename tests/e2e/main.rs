@@ -4,6 +4,7 @@
 
 mod architecture;
 mod book;
+mod conformance;
 mod deploy;
 mod faults;
 mod governance;

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use chemxor_client::{catalog, publish};
+use chemxor_client::catalog;
+use chemxor_client::placement::Spread;
 use chemxor_core::{Bundle, ModelRef, Selector, StepGraph};
 use chemxor_runtime::shutdown;
 use serde_json::json;
 
 use crate::args::{Format, ServeArgs};
-use crate::commands::publish::{read_bundle, signer};
+use crate::commands::publish::{read_bundle, submit};
 use crate::commands::up::{Options, Platform};
 use crate::home::Home;
 use crate::output;
@@ -125,22 +126,11 @@ async fn offer(home: &Home, bundle: &Bundle) -> Result<ModelRef> {
     if state == "approved" {
         return Ok(model);
     }
-    if state != "submitted" {
-        let ring = home.keyring()?;
-        if !ring.path(SIGNER)?.exists() {
-            ring.create_signing_key(SIGNER, None)?;
-        }
-        let access = home.registry("publisher")?;
-        let workers = publish::workers(&access).await?;
-        publish::publish(
-            &access,
-            bundle,
-            &signer(home, SIGNER)?,
-            &workers,
-            chemxor_client::placement::Spread::default(),
-        )
-        .await?;
+    let ring = home.keyring()?;
+    if !ring.path(SIGNER)?.exists() {
+        ring.create_signing_key(SIGNER, None)?;
     }
+    submit(home, bundle, SIGNER, &[], Spread::default(), true).await?;
     catalog::approve(
         &home.registry("reviewer")?,
         &model,

@@ -82,6 +82,20 @@ impl Publishing for Services {
         }))
     }
 
+    async fn record_conformance(
+        &self,
+        request: Request<v1::RecordConformanceRequest>,
+    ) -> Result<Response<v1::RecordConformanceResponse>, Status> {
+        let caller = auth::person(&self.store, &request, Action::Publish).await?;
+        let request = request.into_inner();
+        let version = version_id(&request.version)?;
+        let (report, signature) = (&request.report, &request.signature);
+        self.store
+            .record_conformance(&caller, &version, report, signature)
+            .await?;
+        Ok(Response::new(v1::RecordConformanceResponse {}))
+    }
+
     async fn submit_version(
         &self,
         request: Request<v1::SubmitVersionRequest>,

@@ -107,6 +107,9 @@ impl Store {
                 "the publisher may not approve the version",
             ));
         }
+        if event == Transition::Approve {
+            tx.require_conformance(version).await?;
+        }
         let approver = (event == Transition::Approve).then_some(actor);
         let signer = self.signer().filter(|_| approver.is_some());
         let approval = signer.map(|key| {

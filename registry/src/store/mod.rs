@@ -7,6 +7,7 @@ mod audit;
 mod blobs;
 mod cards;
 mod certificates;
+mod conformance;
 mod denied;
 mod lifecycle;
 mod organisations;

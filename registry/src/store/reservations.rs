@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use crate::RegistryError;
 use crate::store::quotas::{Quota, Usage, count};
-use crate::store::sessions::require_servable;
 use crate::store::{Store, Tx};
 
 /// Most queries of one reservation that have not begun.
@@ -313,8 +312,7 @@ impl Store {
             ));
         }
         let (holder, row) = self.live_session(&order.version, order.token).await?;
-        let organisation = holder.organisation;
-        require_servable(&row)?;
+        let organisation = holder.caller.organisation;
         let model = &row.name;
         let mut tx = self.begin("reserve queries").await?;
         let mut counters = tx.counters(model, &organisation, id).await?;

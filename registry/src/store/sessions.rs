@@ -1,7 +1,7 @@
 //! Whether a client may query a version now, and who serves it. Asked at the start of a session and
 //! again while it runs, so that a revocation reaches it.
 
-use chemxor_core::{Action, ErrorId, ModelRef, Role, RoleSet, State, VersionId};
+use chemxor_core::{Action, ErrorId, ModelRef, State, VersionId};
 use chemxor_proto::v1;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -38,6 +38,14 @@ pub(crate) fn require_servable(row: &VersionRow) -> Result<(), RegistryError> {
     Err(RegistryError::refused(id, message))
 }
 
+/// Whether the caller tries the own version before approval, for the conformance run.
+fn is_own_trial(caller: &Caller, row: &VersionRow) -> bool {
+    row.state == State::Submitted
+        && caller.roles.allows(Action::Publish)
+        && row.organisation == caller.organisation
+        && row.publisher == caller.subject
+}
+
 impl Store {
     /// May the holder of this token query this model, and who serves it?
     pub async fn authorize_session(
@@ -46,9 +54,16 @@ impl Store {
         model: &ModelRef,
     ) -> Result<Session, RegistryError> {
         let holder = self.find_token(token).await?;
-        holder.require(Action::Query)?;
-        let version = self.find_version(&holder, model).await?;
-        require_servable(&version)?;
+        let found = self.find_version(&holder, model).await;
+        if let Err(RegistryError::Refused(..)) = &found {
+            // who may not query does not learn either what there is
+            holder.require(Action::Query)?;
+        }
+        let version = found?;
+        if !is_own_trial(&holder, &version) {
+            holder.require(Action::Query)?;
+            require_servable(&version)?;
+        }
         Ok(Session {
             holder,
             placements: self.placements(&version.version).await?,
@@ -69,8 +84,9 @@ impl Store {
             return Ok(revision);
         }
         let (holder, row) = self.live_session(version, token).await?;
-        require_servable(&row)?;
-        let revision = self.quota_revision(&row.name, &holder.organisation).await?;
+        let revision = self
+            .quota_revision(&row.name, &holder.caller.organisation)
+            .await?;
         let sunset = row.sunset_at.map(|at| at - OffsetDateTime::now_utc());
         let lifetime = sunset.map_or(holder.left, |left| {
             holder.left.min(left.try_into().unwrap_or_default())
@@ -80,19 +96,24 @@ impl Store {
         Ok(revision)
     }
 
-    /// The organisation behind a token that may still query, and the version, still visible to it.
+    /// The holder of a token that may still query this version, and the version.
     pub(crate) async fn live_session(
         &self,
         version: &VersionId,
         token: Uuid,
     ) -> Result<(LiveToken, VersionRow), RegistryError> {
-        let Some(holder) = self.live_token(token).await? else {
+        let refused = || {
             let message = "the token has expired or was revoked";
-            return Err(RegistryError::refused(ErrorId::TokenRefused, message));
+            RegistryError::refused(ErrorId::TokenRefused, message)
         };
-        let mut caller = Caller::new(&holder.organisation, "", RoleSet::new([Role::Querier]));
-        caller.models.clone_from(&holder.models);
-        let row = self.version_by_digest(&caller, version).await?;
+        let holder = self.live_token(token).await?.ok_or_else(refused)?;
+        let row = self.version_by_digest(&holder.caller, version).await?;
+        if !is_own_trial(&holder.caller, &row) {
+            if !holder.caller.roles.allows(Action::Query) {
+                return Err(refused());
+            }
+            require_servable(&row)?;
+        }
         Ok((holder, row))
     }
 }

@@ -144,8 +144,8 @@ pub struct TokenRow {
 
 /// A token that may still be used.
 pub(crate) struct LiveToken {
-    pub(crate) organisation: String,
-    pub(crate) models: Option<Vec<String>>,
+    /// Its holder, with the roles of this moment.
+    pub(crate) caller: Caller,
     /// Until it expires.
     pub(crate) left: Duration,
 }
@@ -303,35 +303,18 @@ impl Store {
         .await?
         .ok_or_else(refused)?;
         require_active(&row)?;
-        let mut names: Vec<String> = row.try_get("roles")?;
-        let held: Vec<String> = row.try_get("member_roles")?;
-        names.retain(|name| held.contains(name));
-        let roles = names
-            .iter()
-            .map(|name| {
-                name.parse::<Role>()
-                    .map_err(|_| RegistryError::Corrupt("role"))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Caller {
-            id: row.try_get("id")?,
-            organisation: row.try_get("organisation")?,
-            subject: row.try_get("subject")?,
-            roles: RoleSet::new(roles),
-            models: row.try_get("models")?,
-        })
+        read_caller(&row)
     }
 
-    /// The organisation of a token that may still be used.
+    /// A token that may still be used.
     pub(crate) async fn live_token(&self, id: Uuid) -> Result<Option<LiveToken>, RegistryError> {
         let row = sqlx::query(
-            "select t.organisation, t.models,
+            "select t.id, t.subject, t.organisation, t.models, t.roles, m.roles as member_roles,
                 extract(epoch from t.expires_at - now())::double precision as seconds_left, o.suspended_at is not null as suspended from tokens t
              join members m on m.organisation = t.organisation and m.subject = t.subject
              join organisations o on o.name = t.organisation
              where t.id = $1 and t.revoked_at is null and t.expires_at > now()
-               and m.removed_at is null
-               and 'querier' = any(t.roles) and 'querier' = any(m.roles)",
+               and m.removed_at is null",
         )
         .bind(id)
         .fetch_optional(self.pool())
@@ -340,8 +323,7 @@ impl Store {
         require_active(&row)?;
         let left: f64 = row.try_get("seconds_left")?;
         Ok(Some(LiveToken {
-            organisation: row.try_get("organisation")?,
-            models: row.try_get("models")?,
+            caller: read_caller(&row)?,
             left: Duration::try_from_secs_f64(left).unwrap_or_default(),
         }))
     }
@@ -375,6 +357,27 @@ impl Store {
         .await?;
         tx.commit().await
     }
+}
+
+/// The holder of a token, with what token and membership both allow.
+fn read_caller(row: &sqlx::postgres::PgRow) -> Result<Caller, RegistryError> {
+    let mut names: Vec<String> = row.try_get("roles")?;
+    let held: Vec<String> = row.try_get("member_roles")?;
+    names.retain(|name| held.contains(name));
+    let roles = names
+        .iter()
+        .map(|name| {
+            name.parse::<Role>()
+                .map_err(|_| RegistryError::Corrupt("role"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Caller {
+        id: row.try_get("id")?,
+        organisation: row.try_get("organisation")?,
+        subject: row.try_get("subject")?,
+        roles: RoleSet::new(roles),
+        models: row.try_get("models")?,
+    })
 }
 
 /// Refuses the token of a suspended organisation.

@@ -7,6 +7,7 @@ use chemxor_registry::publication::Publication;
 use chemxor_runtime::pki::Subject;
 use tonic::Status;
 
+use crate::model::conformance;
 use crate::platform::{Platform, id, upload_parts};
 
 /// Version and, for each blob that is not complete, digest and offset.
@@ -97,6 +98,13 @@ impl Api for Direct<'_> {
         let row = store
             .transition(&self.0.caller(by), &version(of), Event::Submit, "", None)
             .await;
+        if row.is_ok() {
+            // as the publisher's command goes on
+            let (report, signature) = conformance(of);
+            let (caller, of) = (self.0.caller(by), version(of));
+            let recorded = store.record_conformance(&caller, &of, &report, &signature);
+            recorded.await.unwrap();
+        }
         row.map(|row| row.state.to_string()).map_err(refusal)
     }
 
@@ -230,9 +238,20 @@ impl Api for Remote<'_> {
     }
 
     async fn submit(&self, by: &str, version: &str) -> Result<String, ErrorId> {
-        let version = version.to_owned();
-        let request = self.0.by(by, v1::SubmitVersionRequest { version });
+        let of = version.to_owned();
+        let request = self.0.by(by, v1::SubmitVersionRequest { version: of });
         let answer = self.0.publishing().submit_version(request).await;
+        if answer.is_ok() {
+            let (report, signature) = conformance(version);
+            let request = v1::RecordConformanceRequest {
+                version: version.to_owned(),
+                report: report.into(),
+                signature: signature.into(),
+            };
+            let request = self.0.by(by, request);
+            let recorded = self.0.publishing().record_conformance(request).await;
+            recorded.unwrap();
+        }
         answer
             .map(|answer| answer.into_inner().state)
             .map_err(grpc_refusal)

@@ -104,6 +104,15 @@ pub(crate) async fn people_calls(
         }
     );
     call!(
+        "RecordConformance",
+        Publish,
+        publishing.record_conformance,
+        v1::RecordConformanceRequest {
+            version: version.clone(),
+            ..Default::default()
+        }
+    );
+    call!(
         "ApproveVersion",
         Approve,
         admin.approve_version,

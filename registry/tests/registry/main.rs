@@ -13,6 +13,7 @@ mod cards;
 mod catalogue;
 mod certificates;
 mod cluster;
+mod conformance;
 mod database;
 mod enrolment;
 mod governance;

@@ -1,8 +1,9 @@
 //! A small model as a publisher announces it. The weights are noise: the registry opens nothing.
 
 use chemxor_core::{
-    BlobDigest, BlobRef, DataFingerprint, Featuriser, Manifest, Metrics, OutputScaling, RingName,
-    RingStatement, StepGraph, StepKind, StepSpec, Task, VersionId, sign_manifest,
+    BlobDigest, BlobRef, CONFORMANCE_FORMAT, Conformance, DataFingerprint, Featuriser, Manifest,
+    Metrics, OutputScaling, RingName, RingStatement, StepGraph, StepKind, StepSpec, Task,
+    VersionId, sign_conformance, sign_manifest,
 };
 use chemxor_proto::{STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
@@ -70,6 +71,26 @@ impl Model {
         let key = publisher_key();
         self.request.signature = sign_manifest(&key, &self.request.manifest).to_vec().into();
     }
+}
+
+/// A conformance run of a version that passed, and its signature.
+pub(crate) fn conformance(version: &str) -> (Vec<u8>, Vec<u8>) {
+    let run = Conformance {
+        format: CONFORMANCE_FORMAT,
+        version: version.parse().unwrap(),
+        vectors: 16,
+        worst_permille: 300,
+        security_bits: 132,
+    };
+    signed_run(&run)
+}
+
+/// A run and its signature.
+pub(crate) fn signed_run(run: &Conformance) -> (Vec<u8>, Vec<u8>) {
+    let report = run.to_bytes().unwrap();
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let signature = sign_conformance(&key, &report).to_vec();
+    (report, signature)
 }
 
 /// A key whose bytes tell whom it is for.

@@ -38,6 +38,7 @@ pub fn code(id: ErrorId) -> Code {
         | E::VersionSunset
         | E::WrongState
         | E::BlobMissing
+        | E::NotConformant
         | E::ProtocolVersion => Code::FailedPrecondition,
         E::BlobCorrupt | E::AuditBroken => Code::DataLoss,
         E::WorkerUnavailable | E::StorageUnavailable => Code::Unavailable,
