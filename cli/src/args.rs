@@ -1,5 +1,6 @@
 //! The command line.
 
+mod enrol;
 mod govern;
 mod lab;
 mod load;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::train::{DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs};
+pub(crate) use enrol::*;
 pub(crate) use govern::*;
 pub(crate) use lab::*;
 pub(crate) use load::LoadArgs;
@@ -112,6 +114,17 @@ pub(crate) enum Command {
     /// Show, export and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Make a key and a certificate request on this machine, to be signed by an administrator.
+    #[command(
+        after_help = "Examples:\n  chemxor join lab-7\n  chemxor join worker-3 --as worker --host worker-3.acme.example --output /etc/chemxor"
+    )]
+    Join(JoinArgs),
+    /// Sign, list, renew and deny certificates.
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Write, check, sign and show the card of a version.
+    #[command(subcommand)]
+    Card(CardCommand),
     /// Verify who signed and approved a version, also without the registry.
     #[command(
         after_help = "Examples:\n  chemxor verify esol --registry-key registry-signing.pub --output esol.proof\n  chemxor verify esol.proof --registry-key registry-signing.pub --bundle esol.cxb"

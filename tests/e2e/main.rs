@@ -6,6 +6,7 @@ mod architecture;
 mod book;
 mod conformance;
 mod deploy;
+mod enrolment;
 mod faults;
 mod governance;
 mod network;

@@ -1,7 +1,9 @@
 //! One file for each group of verbs.
 
 mod audit;
+mod card;
 mod catalog;
+mod cert;
 mod doctor;
 mod estimate;
 mod evaluate;
@@ -49,6 +51,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Alias(command) => model::aliases(&home, format, &command).await,
         Command::Quota(command) => model::quotas(&home, format, &command).await,
         Command::Audit(command) => audit::run(&home, format, &command).await,
+        Command::Join(args) => cert::join(format, &args),
+        Command::Cert(command) => cert::run(&home, format, &command).await,
+        Command::Card(command) => card::run(&home, format, &command).await,
         Command::Verify(args) => verify::run(&home, format, &args).await,
         Command::Query(args) => query::run(&home, format, &args).await,
         Command::Evaluate(args) => evaluate::run(&home, format, &args).await,

@@ -161,7 +161,7 @@ impl ModelCard {
 
     fn lint_encrypted(&self, found: &mut Findings) {
         let Some(figures) = &self.encrypted else {
-            let problem = "is missing: measure the published model with `chemxor card measure`";
+            let problem = "is missing: measure the published model with `chemxor evaluate`";
             found.add(Severity::Warning, "encrypted", problem);
             return;
         };

@@ -51,7 +51,7 @@ pub struct ModelCard {
     pub metrics: Vec<CardMetric>,
     /// What queries may learn about the weights.
     pub leakage: LeakageBudget,
-    /// Measured on the published model, by `chemxor card measure`.
+    /// Measured on the published model, by `chemxor evaluate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<EncryptedFigures>,
     /// What an attacker may learn about the training data.

@@ -41,7 +41,7 @@ fn good() -> (ModelCard, Manifest, VersionId) {
         metric_clear: 1.0,
         metric_encrypted: 1.01,
         measured_on: "2026-11-20".to_owned(),
-        command: "chemxor card measure".to_owned(),
+        command: "chemxor evaluate".to_owned(),
     });
     card.privacy_audit = Some(PrivacyAudit {
         attack: "likelihood ratio".to_owned(),
