@@ -7,6 +7,7 @@ mod accuracy;
 mod bundle;
 mod nets;
 mod olinda;
+mod privacy;
 mod scaling;
 
 use std::path::Path;
@@ -20,6 +21,8 @@ fn main() -> Result<()> {
         ["kernels", folder] => kernels(Path::new(folder)),
         ["accuracy", folder] => accuracy::run(Path::new(folder), false),
         ["accuracy", folder, "--quick"] => accuracy::run(Path::new(folder), true),
+        ["privacy", file] => privacy::run(Path::new(file), false),
+        ["privacy", file, "--quick"] => privacy::run(Path::new(file), true),
         ["scaling"] => scaling::run(false),
         ["scaling", "--quick"] => scaling::run(true),
         ["olinda"] => olinda::run(false),
@@ -27,7 +30,7 @@ fn main() -> Result<()> {
         ["bundle", net, file] => bundle::run(net, Path::new(file)),
         ["system", file] => system(Path::new(file)),
         _ => bail!(
-            "usage: chemxor-bench kernels FOLDER | system FILE | bundle NET FILE | olinda [--quick] | scaling [--quick] | accuracy FOLDER [--quick]"
+            "usage: chemxor-bench kernels FOLDER | system FILE | bundle NET FILE | olinda [--quick] | scaling [--quick] | accuracy FOLDER [--quick] | privacy FILE [--quick]"
         ),
     }
 }

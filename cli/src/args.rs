@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::train::{DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs};
+pub(crate) use self::train::{
+    AuditPrivacyArgs, DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs,
+};
 pub(crate) use enrol::*;
 pub(crate) use govern::*;
 pub(crate) use lab::*;
@@ -135,9 +137,15 @@ pub(crate) enum Command {
         after_help = "Examples:\n  chemxor query esol --smiles 'CC(=O)Oc1ccccc1C(=O)O'\n  chemxor query esol --input library.csv --output predictions.csv\n  chemxor query esol --input library.csv --output predictions.csv --resume\n  chemxor query esol --input library.csv --estimate"
     )]
     Query(QueryArgs),
+    /// Attack a trained model as published: how well its training molecules can be told from others.
+    #[command(
+        after_help = "Example:\n  chemxor audit-privacy --bundle esol.cxb --input data/esol.csv --shadows 16 --output esol-audit.json"
+    )]
+    AuditPrivacy(Box<AuditPrivacyArgs>),
     /// Predict measured molecules encrypted and compare with the measured values.
     #[command(
-        after_help = "Example:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24"
+        visible_alias = "eval",
+        after_help = "Examples:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24\n  chemxor eval esol.cxb --encrypted-local --holdout esol-holdout.csv --report esol-eval.html"
     )]
     Evaluate(EvaluateArgs),
     /// Ask a model over and over; report throughput, latency and bytes.
@@ -280,8 +288,18 @@ pub(crate) struct RevokeArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct EvaluateArgs {
-    /// NAME or NAME@sha256:…
+    /// NAME or NAME@sha256:…; with --encrypted-local the file of a bundle.
     pub(crate) model: String,
+    /// Evaluate a bundle in this process, both halves of the protocol: needs no platform, hides
+    /// nothing, and checks every encrypted run against the clear integers.
+    #[arg(long)]
+    pub(crate) encrypted_local: bool,
+    /// Report to write, one HTML file; with --encrypted-local.
+    #[arg(long, value_name = "HTML", requires = "encrypted_local")]
+    pub(crate) report: Option<PathBuf>,
+    /// Result of `chemxor audit-privacy` for the report.
+    #[arg(long, value_name = "JSON", requires = "report")]
+    pub(crate) audit: Option<PathBuf>,
     /// CSV with columns smiles, measured, plain (and twin), as `chemxor train --holdout` writes.
     #[arg(long, value_name = "CSV")]
     pub(crate) holdout: PathBuf,

@@ -297,6 +297,7 @@ mod tests {
             },
             standardisation: crate::Standardisation::default(),
             domain: None,
+            privacy: None,
             leakage_bits_per_query: 12,
             toolchain: "test".into(),
             seed: 1,

@@ -45,8 +45,9 @@ pub use ids::{
 };
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
-    ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, Featuriser, MANIFEST_FORMAT,
-    Manifest, ManifestError, Metrics, OutputScaling, Standardisation, Task,
+    ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, DifferentialPrivacy,
+    Featuriser, MANIFEST_FORMAT, Manifest, ManifestError, MembershipInference, Metrics,
+    OutputScaling, PrivacyStatement, Standardisation, Task,
 };
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
 pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};

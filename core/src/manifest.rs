@@ -266,6 +266,84 @@ pub struct ApplicabilityDomain {
     pub nearest_neighbour: Vec<u16>,
 }
 
+/// What the publisher says about the privacy of the training molecules.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivacyStatement {
+    /// The guarantee that it was trained with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differential: Option<DifferentialPrivacy>,
+    /// What an attack found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipInference>,
+}
+
+impl PrivacyStatement {
+    fn is_sound(&self) -> bool {
+        let differential = self.differential.iter().flat_map(|dp| {
+            let DifferentialPrivacy {
+                epsilon,
+                delta,
+                noise_multiplier,
+                clip,
+                sampling_rate,
+                rows: _,
+                steps: _,
+            } = dp;
+            [*epsilon, *delta, *noise_multiplier, *clip, *sampling_rate]
+        });
+        let membership = self.membership.iter().flat_map(|found| {
+            let triples = [found.auc, found.found_at_0, found.found_at_0001];
+            triples.into_iter().flatten().chain([found.found_at_001])
+        });
+        differential
+            .chain(membership)
+            .all(|value| value.is_finite() && value >= 0.0)
+    }
+}
+
+/// (ε, δ) differential privacy under adding or removing one molecule (Dwork et al. 2006), for the
+/// molecules that gradients come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DifferentialPrivacy {
+    /// ε.
+    pub epsilon: f64,
+    /// δ.
+    pub delta: f64,
+    /// Molecules that are covered.
+    pub rows: u64,
+    /// Standard deviation of the noise in units of the clipping norm.
+    pub noise_multiplier: f64,
+    /// Largest norm of the gradient of one molecule.
+    pub clip: f64,
+    /// Gradient steps.
+    pub steps: u64,
+    /// Probability that a molecule takes part in a step.
+    pub sampling_rate: f64,
+}
+
+/// Membership inference with shadow models (Carlini et al. 2022) on what a query releases; the
+/// strongest variant. Rates are `[value, lower end, upper end]` with 95 % confidence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MembershipInference {
+    /// Shadow models.
+    pub shadows: u64,
+    /// Area under the curve; 0.5 is guessing.
+    pub auc: [f64; 3],
+    /// Training molecules that were attacked.
+    pub members: u64,
+    /// Held-out molecules that were attacked.
+    pub others: u64,
+    /// Part of the training molecules found without a false alarm among the held-out ones.
+    pub found_at_0: [f64; 3],
+    /// Part found at a false alarm rate of 0.001, by attacks on models of the same recipe.
+    pub found_at_0001: [f64; 3],
+    /// Part of the training molecules found at a false alarm rate of 0.01 among the held-out ones.
+    pub found_at_001: f64,
+}
+
 /// Quality on the held-out molecules, in the endpoint's unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -326,6 +404,9 @@ pub struct Manifest {
     /// What the training molecules were like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<ApplicabilityDomain>,
+    /// What is known about the privacy of the training molecules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyStatement>,
     /// Bits that one query releases about the weights, at most.
     pub leakage_bits_per_query: u64,
     /// Program and version that made it.
@@ -426,6 +507,11 @@ impl Manifest {
                     && domain.nearest_neighbour.len() == 5
             }),
             "the applicability domain has ten descriptors and five quantiles",
+        )?;
+        let privacy = self.privacy.as_ref();
+        require(
+            privacy.is_none_or(PrivacyStatement::is_sound),
+            "figures of privacy must be finite and not negative",
         )?;
         require(
             self.blobs.len() == graph.steps().len(),

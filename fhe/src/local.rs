@@ -9,7 +9,7 @@ use chemxor_core::StepGraph;
 use crate::client::{ClientKey, KeyError, Progress, Query, QueryError};
 use crate::network::StepWeights;
 use crate::server::{Blinds, PreparedStep, PublicKeys, SeedLog, StepError};
-use crate::wire::WireError;
+use crate::wire::{WireError, decode_reply};
 
 /// Why a local evaluation stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +156,49 @@ impl LocalModel {
             let (_, message) = Query::start(&self.key, &self.graph, features.as_ref())?;
             Ok(message)
         })
+    }
+}
+
+impl LocalStep {
+    /// The rounded pre-activations of a step between two, from reply, key and blinds: what nobody
+    /// sees outside this process. Empty after the last step, whose codes are released.
+    pub fn rounded(&self, model: &LocalModel) -> Result<Vec<u32>, LocalError> {
+        let (Some(blinds), Some(step)) = (&self.blinds, model.steps.get(self.step)) else {
+            return Ok(Vec::new());
+        };
+        let shape = step.shape();
+        let reply = decode_reply(shape, &self.reply)?;
+        let ring = model.key.ring(shape.ring.name)?;
+        let bits = ring.secret_bits();
+        let (size, k) = (shape.ring.size, shape.ring.dimension);
+        let (m, b) = (shape.spec.switch_bits, shape.spec.output_bits);
+        let mut out = vec![0; shape.layout.outputs()];
+        let mut bodies = reply.bodies.iter();
+        for group in 0..shape.layout.output_count() {
+            let masks = &reply.masks[group * k * size..][..k * size];
+            for ((output, at), body) in shape.layout.group(group).zip(&mut bodies) {
+                let mut phase = *body;
+                // coefficient `at` of mask times secret modulo X^N + 1
+                for (number, mask) in masks.iter().enumerate() {
+                    let (polynomial, i) = (number / size, number % size);
+                    let (j, negative) = if i <= at {
+                        (at - i, false)
+                    } else {
+                        (size + at - i, true)
+                    };
+                    if bits[polynomial * size + j] == 1 {
+                        phase = if negative {
+                            phase.wrapping_add(*mask)
+                        } else {
+                            phase.wrapping_sub(*mask)
+                        };
+                    }
+                }
+                let top = (phase & ((1 << m) - 1)) >> (m - b);
+                out[output] = top.wrapping_sub(blinds.values()[output].into()) & ((1 << b) - 1);
+            }
+        }
+        Ok(out)
     }
 }
 

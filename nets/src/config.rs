@@ -134,9 +134,33 @@ pub struct TrainConfig {
     pub fold: Option<Fold>,
     /// How trees are grown (trees and forests).
     pub trees: TreeSettings,
+    /// Gradients with differential privacy (MLP).
+    pub private: Option<PrivateSettings>,
     /// Folder for the state after each epoch and the three best networks. A training that finds
     /// its own state there goes on from it (networks).
     pub checkpoints: Option<PathBuf>,
+}
+
+/// Differentially private training (Abadi et al. 2016). The table `[private]` of a TOML file.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PrivateSettings {
+    /// ε that the whole training may spend; the noise follows from it.
+    pub epsilon: f64,
+    /// δ; by default a tenth of one over the number of molecules.
+    #[serde(default)]
+    pub delta: Option<f64>,
+    /// Largest norm of the gradient of one molecule.
+    #[serde(default = "one")]
+    pub clip: f64,
+    /// Lowest and highest value of the target that is possible, known without looking at the data;
+    /// measured values beyond are cut. A regression needs it.
+    #[serde(default)]
+    pub target_range: Option<[f64; 2]>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// One fold of a cross-validation.
@@ -175,6 +199,7 @@ impl Default for TrainConfig {
             test_fraction: 0.2,
             fold: None,
             trees: TreeSettings::boosted(),
+            private: None,
             checkpoints: None,
         }
     }
@@ -216,6 +241,7 @@ impl TrainConfig {
             require(holds, "the fold", shown, "an index below 2 to 20 folds")?;
         }
         self.check_shape()?;
+        self.check_private()?;
         self.check_trees()?;
         let within = |value: f64, low: f64, high: f64| value >= low && value < high;
         let number = |holds: bool, what, value: f64, allowed| {
@@ -289,6 +315,57 @@ impl TrainConfig {
             "the accepted loss of precision",
             loss,
             "above 0, at most 1",
+        )
+    }
+
+    fn check_private(&self) -> Result<(), NetsError> {
+        let Some(private) = self.private else {
+            return Ok(());
+        };
+        // a checkpoint would keep the noise, and weights of classes depend on the data
+        let plain = self.kind == ModelKind::Mlp
+            && self.ensemble == 1
+            && self.checkpoints.is_none()
+            && self.class_weights == ClassWeights::Equal;
+        require(
+            plain,
+            "differentially private training",
+            format!("asked for with {} and these settings", self.kind.name()),
+            "a single mlp without checkpoints and class weights",
+        )?;
+        let number = |holds: bool, what, value: f64, allowed| {
+            require(holds, what, value.to_string(), allowed)
+        };
+        let within = |value: f64, low: f64, high: f64| value > low && value <= high;
+        number(
+            within(private.epsilon, 0.0, 1000.0),
+            "ε",
+            private.epsilon,
+            "above 0, at most 1000",
+        )?;
+        let delta = private.delta.unwrap_or(1e-5);
+        number(
+            within(delta, 0.0, 0.1),
+            "δ",
+            delta,
+            "above 0, at most 0.1; less than one over the number of molecules",
+        )?;
+        number(
+            within(private.clip, 0.0, 1e6),
+            "the clipping norm",
+            private.clip,
+            "above 0, at most 1000000",
+        )?;
+        let Some([low, high]) = private.target_range else {
+            return Ok(());
+        };
+        let holds = low.is_finite() && high.is_finite() && low < high;
+        let shown = format!("{low} to {high}");
+        require(
+            holds,
+            "the range of the target",
+            shown,
+            "two finite numbers, ascending",
         )
     }
 

@@ -136,6 +136,14 @@ pub enum NetsError {
     /// A file of trees that cannot be read.
     #[error(transparent)]
     Import(#[from] crate::trees::ImportError),
+    /// A privacy audit that cannot be made or read.
+    #[error("the privacy audit of {name} cannot be used: {reason}")]
+    Audit {
+        /// Model or file.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The network could not be quantised.
     #[error(transparent)]
     Quantise(#[from] chemxor_fhe::network::float::QuantiseError),

@@ -8,6 +8,8 @@
 //! | `onnx` | networks from PyTorch and scikit-learn |
 //! | `model` | the float model, and from it the integers of chemxor-fhe and a planned step graph |
 //! | `twin` | evaluation of those integers in clear |
+//! | `audit` | membership inference on what is released |
+//! | `report` | the report as data and as HTML |
 //! | `metrics` | figures of merit with bootstrap intervals |
 //! | `train` | all of it in order, up to the bundle and the report |
 //!
@@ -18,6 +20,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod audit;
 mod auto;
 mod config;
 mod dataset;
@@ -34,8 +37,12 @@ mod train;
 mod trees;
 mod twin;
 
+pub use audit::{
+    Attack, AuditOptions, AuditProgress, Operating, PrivacyAudit, Proportion, Target, audit,
+    state_audit,
+};
 pub use auto::{Budget, Candidate, Comparison, choose};
-pub use config::{ClassWeights, Fold, ModelKind, Schedule, TrainConfig};
+pub use config::{ClassWeights, Fold, ModelKind, PrivateSettings, Schedule, TrainConfig};
 pub use dataset::{BadRow, Dataset, Duplicates, HoldOut, ReadOptions, Row};
 pub use error::NetsError;
 pub use metrics::{
@@ -44,7 +51,7 @@ pub use metrics::{
     roc_auc, spearman,
 };
 pub use onnx::{FinalActivation, OnnxError, OnnxModel, read_onnx};
-pub use report::{Curve, HeldOut, PlanRow, Progress, SweepRow, TrainReport};
+pub use report::{Curve, HeldOut, Page, PlanRow, Progress, Series, SweepRow, TrainReport};
 pub use train::{ForeignModel, Trained, import, train};
 pub use trees::{ImportError, Imported, Leaf, Tree, TreeModel, TreeSettings};
 pub use twin::predict_twin;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use chemxor_chem::{FEATURISER_NAMES, named};
 use chemxor_core::{Standardisation, Task};
-use chemxor_nets::{ClassWeights, HoldOut, ModelKind, ReadOptions, Schedule, TrainConfig};
+use chemxor_nets::{
+    ClassWeights, HoldOut, ModelKind, PrivateSettings, ReadOptions, Schedule, TrainConfig,
+};
 use clap::{Args as ClapArgs, ValueEnum};
 
 /// What is predicted.
@@ -137,6 +139,35 @@ pub(crate) struct TrainArgs {
     /// CSV to write with the held-out molecules and their plain predictions.
     #[arg(long, value_name = "CSV")]
     pub(crate) holdout: Option<PathBuf>,
+    /// Report to write, one HTML file [default: beside the bundle, with the ending .html].
+    #[arg(long, value_name = "HTML")]
+    pub(crate) report: Option<PathBuf>,
+    /// Result of `chemxor audit-privacy`; its figures go into the report and the manifest.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) audit: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AuditPrivacyArgs {
+    /// The bundle that is attacked; data and settings must be those that it was trained with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Shadow models, an even number from 4 to 512; more make a stronger attack.
+    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    pub(crate) shadows: usize,
+    /// Ends with the shadow models that are trained after so many minutes, at least 4.
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) max_minutes: Option<f64>,
+    /// JSON to write, for `--audit` of other commands.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write the figures into the manifest of the bundle, which makes it another version.
+    #[arg(long)]
+    pub(crate) update_bundle: bool,
 }
 
 /// How to train.
@@ -218,6 +249,24 @@ pub(crate) struct SettingsArgs {
     /// Part of the molecules that is held out [default: 0.2].
     #[arg(long)]
     pub(crate) test_fraction: Option<f64>,
+    /// Train with differential privacy: what the whole training may spend (mlp).
+    #[arg(long, value_name = "EPSILON")]
+    pub(crate) dp_epsilon: Option<f64>,
+    /// δ of it [default: a tenth of one over the number of molecules].
+    #[arg(long, value_name = "DELTA", requires = "dp_epsilon")]
+    pub(crate) dp_delta: Option<f64>,
+    /// Largest norm of the gradient of one molecule.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    pub(crate) dp_clip: f64,
+    /// Lowest and highest possible value of a regression's target, known without the data.
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["LOW", "HIGH"],
+        allow_negative_numbers = true,
+        requires = "dp_epsilon"
+    )]
+    pub(crate) dp_target_range: Vec<f64>,
     /// Folder for checkpoints; a training that was interrupted goes on from there.
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoints: Option<PathBuf>,
@@ -313,6 +362,17 @@ impl SettingsArgs {
         }
         if self.activation_bits.is_some() {
             config.activation_bits = self.activation_bits;
+        }
+        if let Some(epsilon) = self.dp_epsilon {
+            config.private = Some(PrivateSettings {
+                epsilon,
+                delta: self.dp_delta,
+                clip: self.dp_clip,
+                target_range: match self.dp_target_range.as_slice() {
+                    [low, high] => Some([*low, *high]),
+                    _ => None,
+                },
+            });
         }
         if self.checkpoints.is_some() {
             config.checkpoints.clone_from(&self.checkpoints);

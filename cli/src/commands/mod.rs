@@ -1,12 +1,14 @@
 //! One file for each group of verbs.
 
 mod audit;
+mod audit_privacy;
 mod card;
 mod catalog;
 mod cert;
 mod doctor;
 mod estimate;
 mod evaluate;
+mod evaluate_local;
 mod features;
 mod govern;
 mod help;
@@ -36,6 +38,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Keys(command) => keys::run(&home, format, &command),
         Command::Train(args) => train::run(format, &args),
         Command::Import(args) => train::import(format, &args),
+        Command::AuditPrivacy(args) => audit_privacy::run(format, &args),
         Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),
         Command::Publish(args) => publish::run(&home, format, &args).await,
@@ -56,6 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Card(command) => card::run(&home, format, &command).await,
         Command::Verify(args) => verify::run(&home, format, &args).await,
         Command::Query(args) => query::run(&home, format, &args).await,
+        Command::Evaluate(args) if args.encrypted_local => evaluate_local::run(format, &args),
         Command::Evaluate(args) => evaluate::run(&home, format, &args).await,
         Command::Load(args) => load::run(&home, format, &args).await,
         Command::Up(args) if args.foreground => up::run(&home, format, &args).await,

@@ -1,10 +1,12 @@
 //! `train`: CSV to bundle.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chemxor_nets::{
-    Budget, Comparison, Dataset, ForeignModel, Trained, TreeModel, choose, read_onnx,
+    Budget, Comparison, Dataset, ForeignModel, Page, PrivacyAudit, Trained, TreeModel, choose,
+    read_onnx, state_audit,
 };
 use serde_json::json;
 
@@ -38,7 +40,7 @@ pub(crate) fn run(format: Format, args: &TrainArgs) -> Result<()> {
         );
     })?;
     bar.finish();
-    finish(format, args, &dataset, &trained, comparison.as_ref())
+    finish(format, args, &dataset, trained, comparison.as_ref())
 }
 
 /// `import`: a model of another program to a bundle.
@@ -71,10 +73,31 @@ pub(crate) fn import(format: Format, args: &ImportArgs) -> Result<()> {
         ),
     };
     let trained = chemxor_nets::import(&dataset, &config, model)?;
-    finish(format, train, &dataset, &trained, None)
+    finish(format, train, &dataset, trained, None)
 }
 
-fn read(data: &DataArgs) -> Result<Dataset> {
+/// Writes the HTML report and says where it is.
+fn write_report(args: &TrainArgs, dataset: &Dataset, trained: &Trained) -> Result<PathBuf> {
+    let path = args
+        .report
+        .clone()
+        .unwrap_or_else(|| args.output.with_extension("html"));
+    let audit = args.audit.as_deref().map(read_audit).transpose()?;
+    let page = Page::of_training(trained, dataset.outputs(), audit);
+    std::fs::write(&path, page.html())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+pub(crate) fn read_audit(path: &Path) -> Result<PrivacyAudit> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(PrivacyAudit::from_json(
+        &path.display().to_string(),
+        &bytes,
+    )?)
+}
+
+pub(super) fn read(data: &DataArgs) -> Result<Dataset> {
     let dataset = Dataset::read_csv(&data.input, &data.read_options()?)?;
     for row in dataset.bad_rows().iter().take(20) {
         eprintln!("line {} is left out: {}", row.line, row.reason);
@@ -94,17 +117,23 @@ fn finish(
     format: Format,
     args: &TrainArgs,
     dataset: &Dataset,
-    trained: &Trained,
+    mut trained: Trained,
     comparison: Option<&Comparison>,
 ) -> Result<()> {
+    if let Some(path) = &args.audit {
+        trained.bundle = state_audit(&trained.bundle, &read_audit(path)?)?;
+    }
+    let trained = &trained;
     std::fs::write(&args.output, trained.bundle.to_bytes())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if let Some(path) = &args.holdout {
         write_holdout(path, trained, dataset.outputs())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let page = write_report(args, dataset, trained)?;
     let report = &trained.report;
     let value = json!({
+        "html": page,
         "bundle": args.output, "version": trained.bundle.version(), "report": report,
         "comparison": comparison,
     });
@@ -128,6 +157,7 @@ fn finish(
             args.output.display(),
             report.bundle_bytes
         );
+        println!("report     {}", page.display());
         println!("version    {}", trained.bundle.version());
         println!(
             "data       {} rows used, {} left out, {} for training, {} held out",
@@ -169,7 +199,7 @@ fn finish(
 }
 
 /// Columns `measured`, `plain` and `twin`; of several outputs each with `:NAME`.
-fn write_holdout(path: &std::path::Path, trained: &Trained, outputs: &[String]) -> Result<()> {
+fn write_holdout(path: &Path, trained: &Trained, outputs: &[String]) -> Result<()> {
     let mut writer = csv::Writer::from_path(path)?;
     let several = outputs.len() > 1;
     let targets = trained.held_out.first().map_or(1, |row| row.measured.len());

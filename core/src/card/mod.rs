@@ -9,7 +9,7 @@ mod markdown;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Manifest, ModelName, Task, VersionId};
+use crate::{Manifest, MembershipInference, ModelName, Task, VersionId};
 
 pub use lint::{Finding, Severity};
 
@@ -191,6 +191,22 @@ pub struct PrivacyAudit {
     pub non_members: u64,
 }
 
+impl PrivacyAudit {
+    /// As the manifest states it.
+    fn of(found: &MembershipInference) -> Self {
+        let [auc, low, high] = found.auc;
+        Self {
+            attack: format!("likelihood ratio with {} shadow models", found.shadows),
+            auc,
+            auc_low: low.min(auc),
+            auc_high: high.max(auc),
+            tpr_at_1_percent_fpr: found.found_at_001,
+            members: found.members,
+            non_members: found.others,
+        }
+    }
+}
+
 /// Why a card cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -249,7 +265,11 @@ impl ModelCard {
                 lifetime_queries: None,
             },
             encrypted: None,
-            privacy_audit: None,
+            privacy_audit: manifest
+                .privacy
+                .as_ref()
+                .and_then(|privacy| privacy.membership.as_ref())
+                .map(PrivacyAudit::of),
         }
     }
 

@@ -70,6 +70,39 @@ fn a_written_card_has_nothing_to_mend_and_survives_its_bytes() {
     assert_eq!(ModelCard::from_bytes(&bytes).unwrap(), card);
 }
 
+/// What an audit wrote into the manifest is in the draft, and nothing of it is left to write.
+#[test]
+fn a_draft_takes_the_audit_of_the_manifest() {
+    let mut manifest = manifest();
+    manifest.privacy = Some(crate::PrivacyStatement {
+        differential: None,
+        membership: Some(MembershipInference {
+            shadows: 16,
+            auc: [0.61, 0.55, 0.67],
+            members: 900,
+            others: 226,
+            found_at_0: [0.02, 0.01, 0.03],
+            found_at_0001: [0.03, 0.025, 0.035],
+            found_at_001: 0.05,
+        }),
+    });
+    manifest.check().unwrap();
+    let draft = ModelCard::draft(&manifest, VersionId::of(b"a version"));
+    let audit = draft.privacy_audit.clone().unwrap();
+    assert_eq!(audit.attack, "likelihood ratio with 16 shadow models");
+    assert_eq!(
+        [audit.auc, audit.auc_low, audit.auc_high],
+        [0.61, 0.55, 0.67]
+    );
+    assert_eq!((audit.members, audit.non_members), (900, 226));
+    assert_eq!(audit.tpr_at_1_percent_fpr, 0.05);
+    assert!(!fields(&draft.lint()).contains(&"privacy_audit"));
+
+    let found = manifest.privacy.as_mut().unwrap().membership.as_mut();
+    found.unwrap().auc[1] = f64::NAN;
+    assert!(manifest.check().is_err());
+}
+
 #[test]
 fn a_draft_says_what_is_left_to_write_and_only_that() {
     let manifest = manifest();

@@ -94,6 +94,7 @@ fn manifest() -> Manifest {
         },
         standardisation: chemxor_core::Standardisation::default(),
         domain: None,
+        privacy: None,
         rings: graph
             .rings()
             .into_iter()

@@ -21,6 +21,22 @@ pub fn roc_auc(classes: &[f64], scores: &[f64]) -> f64 {
     (rank_sum - positives * (positives + 1.0) / 2.0) / (positives * negatives)
 }
 
+/// For each score from the largest down the numbers of members of class 1 and class 0 so far, equal
+/// scores taken together; begins with none.
+pub(crate) fn cumulative(pairs: impl Iterator<Item = (bool, f64)>) -> Vec<(usize, usize)> {
+    let mut pairs: Vec<(bool, f64)> = pairs.collect();
+    pairs.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut out = vec![(0, 0)];
+    let (mut right, mut wrong) = (0, 0);
+    for tied in pairs.chunk_by(|a, b| a.1 == b.1) {
+        let ones = tied.iter().filter(|(one, _)| *one).count();
+        right += ones;
+        wrong += tied.len() - ones;
+        out.push((right, wrong));
+    }
+    out
+}
+
 /// Average precision: the area under the precision-recall steps, equal scores taken together. NaN
 /// without a member of class 1.
 pub fn pr_auc(classes: &[f64], scores: &[f64]) -> f64 {

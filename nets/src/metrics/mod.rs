@@ -17,6 +17,7 @@ use chemxor_core::Task;
 use serde::Serialize;
 
 pub use bootstrap::{Bootstrap, Interval};
+pub(crate) use classification::cumulative;
 pub use classification::{
     accuracy, balanced_accuracy, brier, expected_calibration_error, mcc, pr_auc, probability,
     roc_auc,
@@ -173,7 +174,7 @@ pub fn figures(
 }
 
 /// Score of a class above the log-sum-exp of the others: the log-odds of the class.
-fn margin(scores: &[f64], class: usize) -> f64 {
+pub(crate) fn margin(scores: &[f64], class: usize) -> f64 {
     let others = || {
         let all = scores.iter().enumerate();
         all.filter(|(at, _)| *at != class).map(|(_, score)| *score)

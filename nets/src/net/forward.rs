@@ -117,9 +117,11 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// `probe` is added to the pre-activations.
     pub(super) fn apply(
         self,
         x: Tensor<2>,
+        probe: Option<Tensor<2>>,
         rng: &mut ChaCha20Rng,
         device: &Device,
     ) -> Result<Tensor<2>, NetsError> {
@@ -134,6 +136,9 @@ impl Pass<'_> {
             self.weights
         };
         let mut z = linear(layer, x, weights);
+        if let Some(probe) = probe {
+            z = z + probe;
+        }
         if layer.rounded && !self.is_last {
             let uniform = (0..batch * layer.outputs()).map(|_| rng.random()).collect();
             let inner = z.clone().inner();

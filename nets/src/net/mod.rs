@@ -6,12 +6,15 @@
 //! | `forward` | the layers, with what encryption will do to them |
 //! | `loss` | losses of batches and of validation sets |
 //! | `trainer` | epochs, early stopping, the best network |
+//! | `private`, `accountant` | gradient steps with differential privacy, and what they guarantee |
 //! | `checkpoint` | the state after an epoch on disk |
 
+mod accountant;
 mod checkpoint;
 mod forward;
 mod loss;
 mod parameter;
+mod private;
 mod trainer;
 
 use chemxor_core::{Conv2d, Expansion, Monomials};
@@ -19,7 +22,9 @@ use chemxor_fhe::network::activation::{Activation, SOFTPLUS_POLYNOMIAL};
 use chemxor_fhe::network::float::{FloatLayer, FloatMap, FloatNet};
 use chemxor_fhe::network::lifting::Lifted;
 
+pub(crate) use accountant::Mechanism;
 pub(crate) use checkpoint::Folder;
+pub(crate) use private::Private;
 pub(crate) use trainer::{Epoch, Outcome, Part, Settings, fit};
 
 use crate::matrix::ActiveColumns;

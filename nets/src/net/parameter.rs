@@ -42,15 +42,23 @@ impl Parameter {
     }
 
     pub(super) fn step(&mut self, rate: f64, gradients: &mut Gradients) {
-        let Some(gradient) = self.value.grad_remove(gradients) else {
-            return;
-        };
+        if let Some(gradient) = self.value.grad_remove(gradients) {
+            self.step_by(rate, gradient);
+        }
+    }
+
+    /// With a gradient that was made elsewhere.
+    pub(super) fn step_by(&mut self, rate: f64, gradient: Tensor<2>) {
         let value = self.value.clone().inner();
         let (value, state) = self
             .optimizer
             .step(rate, value, gradient, self.state.take());
         self.value = value.autodiff().require_grad();
         self.state = state;
+    }
+
+    pub(super) fn shape(&self) -> [usize; 2] {
+        self.shape
     }
 
     /// Without its history.

@@ -17,6 +17,7 @@ fn settings() -> Settings {
         weight_decay: 0.1,
         dropout: 0.1,
         activation_bits: 6,
+        private: None,
     }
 }
 

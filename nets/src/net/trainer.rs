@@ -11,6 +11,7 @@ use super::checkpoint::{Folder, Header};
 use super::forward::{Extremes, Pass, Ranges, evaluate, half_ranges, moments, tensor};
 use super::loss::{batch_loss, mean_loss, total_weight};
 use super::parameter::{Moments, Parameter, read};
+use super::private::{Private, sample};
 use super::{Architecture, Fitted, FittedLayer, Map};
 use crate::config::Schedule;
 use crate::error::NetsError;
@@ -33,9 +34,27 @@ pub(crate) struct Settings {
     pub(crate) weight_decay: f64,
     pub(crate) dropout: f64,
     pub(crate) activation_bits: u8,
+    /// Noisy gradients; then ranges and initial sizes come from the validation part.
+    pub(crate) private: Option<Private>,
 }
 
 impl Settings {
+    #[cfg(test)]
+    pub(super) fn for_tests(task: Task) -> Self {
+        Self {
+            task,
+            epochs: 1,
+            patience: 1,
+            batch: 4,
+            learning_rate: 1e-3,
+            schedule: Schedule::Constant,
+            weight_decay: 0.0,
+            dropout: 0.0,
+            activation_bits: 8,
+            private: None,
+        }
+    }
+
     /// Step size of an epoch, from 1.
     fn rate(&self, epoch: usize) -> f64 {
         match self.schedule {
@@ -76,15 +95,44 @@ pub(crate) struct Outcome {
     pub(crate) best: usize,
 }
 
-struct Net<'a> {
-    architecture: &'a Architecture,
-    weights: Vec<Parameter>,
-    biases: Vec<Parameter>,
-    device: Device,
+/// Rows of one gradient step.
+#[derive(Clone, Copy)]
+pub(super) struct Batch<'a> {
+    pub(super) part: Part<'a>,
+    pub(super) of: &'a [usize],
+    pub(super) ranges: &'a [Ranges],
+    pub(super) settings: &'a Settings,
+}
+
+impl Batch<'_> {
+    pub(super) fn outputs(&self) -> usize {
+        self.part.wanted.len() / self.part.x.rows.len().max(1)
+    }
+
+    fn pick(&self, values: &[f32]) -> Vec<f32> {
+        let outputs = self.outputs();
+        self.of
+            .iter()
+            .flat_map(|row| values[row * outputs..][..outputs].to_vec())
+            .collect()
+    }
+}
+
+/// A layer's inputs, without history, and what was added to its pre-activations.
+pub(super) struct Traced {
+    pub(super) inputs: Tensor<2>,
+    pub(super) probe: Tensor<2>,
+}
+
+pub(super) struct Net<'a> {
+    pub(super) architecture: &'a Architecture,
+    pub(super) weights: Vec<Parameter>,
+    pub(super) biases: Vec<Parameter>,
+    pub(super) device: Device,
 }
 
 impl<'a> Net<'a> {
-    fn new(
+    pub(super) fn new(
         architecture: &'a Architecture,
         x: &Matrix,
         weight_decay: f64,
@@ -192,7 +240,7 @@ impl<'a> Net<'a> {
         layers.map(|layer| vec![ends; layer.rows()]).collect()
     }
 
-    fn ranges(&self, x: &Matrix, bits: u8) -> Result<Vec<Ranges>, NetsError> {
+    pub(super) fn ranges(&self, x: &Matrix, bits: u8) -> Result<Vec<Ranges>, NetsError> {
         let mut extremes = self.no_extremes();
         self.evaluate(x, &mut extremes)?;
         let layers = self.architecture.layers.iter().zip(&extremes);
@@ -201,24 +249,21 @@ impl<'a> Net<'a> {
             .collect())
     }
 
-    /// One gradient step on a batch; gives the summed loss and the summed weight.
-    fn batch(
-        &mut self,
-        part: Part<'_>,
-        of: &[usize],
-        ranges: &[Ranges],
-        settings: &Settings,
-        rate: f64,
+    /// Loss of a batch: the sum of its terms, divided by `divisor`, as tensor and number. Inputs and
+    /// probes of the layers go to `trace`, where one is given.
+    pub(super) fn loss(
+        &self,
+        batch: &Batch<'_>,
+        divisor: f32,
+        mut trace: Option<&mut Vec<Traced>>,
         rng: &mut ChaCha20Rng,
-    ) -> Result<(f64, f64), NetsError> {
-        let outputs = part.wanted.len() / part.x.rows.len().max(1);
-        let pick = |values: &[f32]| -> Vec<f32> {
-            of.iter()
-                .flat_map(|row| values[row * outputs..][..outputs].to_vec())
-                .collect()
-        };
-        let weights = pick(part.weights);
-        let total = total_weight(settings.task, &weights, outputs);
+    ) -> Result<(Tensor<1>, f64), NetsError> {
+        let Batch {
+            part,
+            of,
+            ranges,
+            settings,
+        } = *batch;
         let fixed = |values, device| Tensor::from_inner(tensor(values, of.len(), device));
         let mut values: Tensor<2> = fixed(part.x.dense(of), &self.device);
         for (index, layer) in self.architecture.layers.iter().enumerate() {
@@ -230,21 +275,46 @@ impl<'a> Net<'a> {
                 dropout: settings.dropout,
                 is_last: index + 1 == self.architecture.layers.len(),
             };
-            values = pass.apply(values, rng, &self.device)?;
+            let probe = trace.as_deref_mut().map(|trace| {
+                let zeros = vec![0.0; of.len() * layer.outputs()];
+                // adds nothing; its gradient is the derivative by the pre-activations
+                let probe = tensor(zeros, of.len(), &self.device)
+                    .autodiff()
+                    .require_grad();
+                trace.push(Traced {
+                    inputs: values.clone().inner(),
+                    probe: probe.clone(),
+                });
+                probe
+            });
+            values = pass.apply(values, probe, rng, &self.device)?;
         }
-        let wanted = fixed(pick(part.wanted), &self.device);
-        let weights = fixed(weights, &self.device);
-        let loss = batch_loss(settings.task, values, wanted, weights, total);
+        let wanted = fixed(batch.pick(part.wanted), &self.device);
+        let weights = fixed(batch.pick(part.weights), &self.device);
+        let loss = batch_loss(settings.task, values, wanted, weights, divisor);
         let value: f32 = loss
             .clone()
             .inner()
             .try_into_scalar()
             .map_err(|error| NetsError::Tensor(error.to_string()))?;
+        Ok((loss, f64::from(value)))
+    }
+
+    /// One gradient step on a batch; gives the summed loss and the summed weight.
+    fn batch(
+        &mut self,
+        batch: &Batch<'_>,
+        rate: f64,
+        rng: &mut ChaCha20Rng,
+    ) -> Result<(f64, f64), NetsError> {
+        let weights = batch.pick(batch.part.weights);
+        let total = total_weight(batch.settings.task, &weights, batch.outputs());
+        let (loss, value) = self.loss(batch, total, None, rng)?;
         let mut gradients = loss.backward();
         for parameter in self.weights.iter_mut().chain(&mut self.biases) {
             parameter.step(rate, &mut gradients);
         }
-        Ok((f64::from(value * total), f64::from(total)))
+        Ok((value * f64::from(total), f64::from(total)))
     }
 
     fn parameters(&self) -> impl Iterator<Item = &Parameter> {
@@ -335,9 +405,14 @@ pub(crate) fn fit(
     folder: Option<&Folder>,
     mut progress: impl FnMut(usize, Epoch),
 ) -> Result<Outcome, NetsError> {
-    let mut net = Net::new(architecture, train.x, settings.weight_decay, rng);
+    // with differential privacy only noisy gradients may depend on what is learned from
+    let calibration = match settings.private {
+        Some(_) => validation.x,
+        None => train.x,
+    };
+    let mut net = Net::new(architecture, calibration, settings.weight_decay, rng);
     if architecture.layers[0].activation != Activation::Relu {
-        net.normalise(train.x)?;
+        net.normalise(calibration)?;
     }
     let mut epochs: Vec<Epoch> = Vec::new();
     // best first
@@ -348,23 +423,30 @@ pub(crate) fn fit(
             progress(index + 1, *epoch);
         }
     }
-    let mut ranges = net.ranges(train.x, settings.activation_bits)?;
+    let mut ranges = net.ranges(calibration, settings.activation_bits)?;
     let outputs = architecture.layers.last().map_or(1, super::Layer::outputs);
     for epoch in epochs.len() + 1..=settings.epochs {
         let best = kept.first().map_or(0, |(_, epoch, _)| *epoch);
         if epoch > best + settings.patience {
             break;
         }
-        let mut order: Vec<usize> = (0..train.x.rows.len()).collect();
-        order.shuffle(rng);
+        let rate = settings.rate(epoch);
         let (mut sum, mut total) = (0.0, 0.0);
-        for of in order.chunks(settings.batch) {
-            let rate = settings.rate(epoch);
-            let (loss, weight) = net.batch(train, of, &ranges, settings, rate, rng)?;
+        for of in samples(train.x.rows.len(), settings, rng) {
+            let batch = Batch {
+                part: train,
+                of: &of,
+                ranges: &ranges,
+                settings,
+            };
+            let (loss, weight) = match &settings.private {
+                Some(private) => net.private_batch(&batch, private, rate, rng)?,
+                None => net.batch(&batch, rate, rng)?,
+            };
             sum += loss;
             total += weight;
         }
-        ranges = net.ranges(train.x, settings.activation_bits)?;
+        ranges = net.ranges(calibration, settings.activation_bits)?;
         let out = net.evaluate(validation.x, &mut net.no_extremes())?;
         let task = settings.task;
         let losses = Epoch {
@@ -400,6 +482,22 @@ pub(crate) fn fit(
         epochs,
         best,
     })
+}
+
+/// The rows of each step of an epoch: all of them once, or Poisson samples.
+fn samples(rows: usize, settings: &Settings, rng: &mut ChaCha20Rng) -> Vec<Vec<usize>> {
+    if let Some(private) = &settings.private {
+        let steps = rows.div_ceil(settings.batch);
+        return (0..steps)
+            .map(|_| sample(rows, private.sampling_rate, rng))
+            .collect();
+    }
+    let mut order: Vec<usize> = (0..rows).collect();
+    order.shuffle(rng);
+    order
+        .chunks(settings.batch)
+        .map(<[usize]>::to_vec)
+        .collect()
 }
 
 fn save_state(

@@ -9,7 +9,7 @@ use crate::dataset::Dataset;
 /// Most molecules whose nearest neighbour is looked for; the first ones of the file.
 const MOST_ROWS: usize = 2000;
 /// Quantiles of the similarity.
-const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+pub(crate) const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// None where a molecule has no descriptors, which its featuriser may not need.
 pub(super) fn of(dataset: &Dataset, learn: &[usize]) -> Option<ApplicabilityDomain> {

@@ -204,6 +204,10 @@ impl Facts<'_> {
             costs: PlanReport::of_weights(&quantised.graph, &quantised.weights)?,
             bundle_bytes: self.bundle_bytes,
             seconds: started.elapsed().as_secs_f64(),
+            settings: TrainConfig {
+                checkpoints: None,
+                ..config.clone()
+            },
         })
     }
 }

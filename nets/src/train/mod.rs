@@ -10,12 +10,14 @@
 mod domain;
 mod fit;
 mod measure;
+mod networks;
 mod precision;
 
 use std::time::Instant;
 
 use chemxor_core::{
-    BlobDigest, BlobRef, Bundle, DataFingerprint, MANIFEST_FORMAT, Manifest, ModelName, Task,
+    BlobDigest, BlobRef, Bundle, DataFingerprint, MANIFEST_FORMAT, Manifest, ModelName,
+    PrivacyStatement, Task,
 };
 use chemxor_fhe::network::StepWeights;
 
@@ -25,6 +27,7 @@ use crate::error::NetsError;
 use crate::matrix::ActiveColumns;
 use crate::metrics::metric_name;
 use crate::model::FloatModel;
+use crate::model::Quantised;
 use crate::onnx::OnnxModel;
 use crate::report::{HeldOut, Progress, TrainReport};
 use crate::split::{Split, folds, generator, hold_out};
@@ -38,9 +41,11 @@ const LEAST_OF_CLASS: usize = 5;
 const VALIDATION: f64 = 0.15;
 
 /// Streams of the seed.
-const SPLIT: u64 = 1;
+pub(crate) const SPLIT: u64 = 1;
 const FIT: u64 = 2;
 const TWIN: u64 = 3;
+
+pub(crate) use domain::QUANTILES;
 
 /// A trained model, measured and packed.
 #[derive(Debug)]
@@ -150,10 +155,8 @@ fn run(
         Some(model) => fit::Fit::of_foreign(model, &learn),
         None => fit::fit(dataset, config, &learn, &active, &mut notify)?,
     };
-    let calibration: Vec<Vec<u16>> = learn
-        .iter()
-        .map(|index| dataset.dense(&rows[*index]))
-        .collect();
+    let seen = fit.seen(&learn);
+    let calibration = features(dataset, seen);
     let chosen = precision::choose(dataset, config, &fit, &calibration)?;
     let mut quantised = chosen.quantised;
     measure::name_outputs(dataset, &fit, &mut quantised.outputs);
@@ -194,7 +197,11 @@ fn run(
             test_rows: test.len() as u64,
         },
         standardisation: dataset.standardisation(),
-        domain: domain::of(dataset, &learn),
+        domain: domain::of(dataset, seen),
+        privacy: fit.private.clone().map(|differential| PrivacyStatement {
+            differential: Some(differential),
+            membership: None,
+        }),
         toolchain: concat!("chemxor-nets ", env!("CARGO_PKG_VERSION")).to_owned(),
         seed: config.seed,
     };
@@ -228,6 +235,26 @@ fn run(
         held_out,
         report,
     })
+}
+
+/// The integers of a model of this recipe that learned from these rows, with hidden layers of these
+/// bits; not measured.
+pub(crate) fn integers(
+    dataset: &Dataset,
+    config: &TrainConfig,
+    learn: &[usize],
+    bits: &[u8],
+) -> Result<Quantised, NetsError> {
+    let active = ActiveColumns::of(dataset.rows(), learn, dataset.featuriser().len());
+    let fit = fit::fit(dataset, config, learn, &active, &mut |_| {})?;
+    let calibration = features(dataset, fit.seen(learn));
+    fit.model.quantise(&calibration, bits, config.output_bits)
+}
+
+fn features(dataset: &Dataset, of: &[usize]) -> Vec<Vec<u16>> {
+    of.iter()
+        .map(|index| dataset.dense(&dataset.rows()[*index]))
+        .collect()
 }
 
 fn check_data(dataset: &Dataset) -> Result<(), NetsError> {
@@ -297,3 +324,6 @@ fn check_data(dataset: &Dataset) -> Result<(), NetsError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

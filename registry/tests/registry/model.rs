@@ -182,6 +182,7 @@ fn manifest(name: &str, seed: u64) -> Manifest {
         },
         standardisation: chemxor_core::Standardisation::default(),
         domain: None,
+        privacy: None,
         leakage_bits_per_query: 12,
         toolchain: "test".to_owned(),
         seed,

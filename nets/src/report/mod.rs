@@ -1,14 +1,29 @@
 //! What a training run tells: while it runs, for each held-out molecule, and at the end. For the
 //! publisher; it is not published.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `page` | the report as one HTML file |
+//! | `outputs` | plots of one output |
+//! | `plots` | the other plots |
+//! | `svg` | axes, marks and legends |
+
+mod outputs;
+mod page;
+mod plots;
+mod svg;
 
 use std::time::Duration;
 
-use chemxor_core::{Metrics, RingName};
+use chemxor_core::{Manifest, Metrics, RingName};
 use chemxor_fhe::plan::report::PlanReport;
 use serde::Serialize;
 
+use crate::audit::PrivacyAudit;
+use crate::config::TrainConfig;
 use crate::dataset::{BadRow, Duplicates};
-use crate::metrics::Figure;
+use crate::metrics::{Bootstrap, Figure, figures};
+use crate::train::Trained;
 
 /// One step of a running training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -134,4 +149,106 @@ pub struct TrainReport {
     pub bundle_bytes: usize,
     /// Time of training and quantisation.
     pub seconds: f64,
+    /// What it was trained with, without the folder of the checkpoints.
+    pub settings: TrainConfig,
 }
+
+/// Predictions of one way to evaluate a model.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// What it is called.
+    pub name: String,
+    /// `[rows][outputs]`: values, log-odds of class 1, or scores of the classes.
+    pub predictions: Vec<Vec<f64>>,
+    /// Every figure with its interval.
+    pub figures: Vec<Figure>,
+}
+
+/// A report: of a training run, or of an evaluation of a bundle.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Of the model.
+    pub manifest: Manifest,
+    /// The version that the manifest names.
+    pub version: String,
+    /// Names of the outputs.
+    pub outputs: Vec<String>,
+    /// Lines of the molecules in their file.
+    pub lines: Vec<u64>,
+    /// `[rows][targets]`, NaN where missing.
+    pub measured: Vec<Vec<f64>>,
+    /// The last one is what a lab gets, and the one whose predictions are plotted.
+    pub series: Vec<Series>,
+    /// What an encrypted query costs.
+    pub costs: PlanReport,
+    /// The training run, where it is known.
+    pub training: Option<TrainReport>,
+    /// A privacy audit, where there is one.
+    pub audit: Option<PrivacyAudit>,
+}
+
+impl Series {
+    /// With every figure of the task.
+    pub fn new(
+        name: &str,
+        manifest: &Manifest,
+        outputs: &[String],
+        measured: &[Vec<f64>],
+        predictions: Vec<Vec<f64>>,
+    ) -> Self {
+        let bootstrap = Bootstrap {
+            seed: manifest.seed,
+            ..Bootstrap::default()
+        };
+        Self {
+            name: name.to_owned(),
+            figures: figures(manifest.task, outputs, measured, &predictions, &bootstrap),
+            predictions,
+        }
+    }
+}
+
+impl Page {
+    /// The report of a training run.
+    pub fn of_training(trained: &Trained, outputs: &[String], audit: Option<PrivacyAudit>) -> Self {
+        let rows = &trained.held_out;
+        let report = &trained.report;
+        let series = |name: &str, figures: &[Figure], predictions| Series {
+            name: name.to_owned(),
+            predictions,
+            figures: figures.to_vec(),
+        };
+        Self {
+            manifest: trained.bundle.manifest().clone(),
+            version: trained.bundle.version().to_string(),
+            outputs: outputs.to_vec(),
+            lines: rows.iter().map(|row| row.line).collect(),
+            measured: rows.iter().map(|row| row.measured.clone()).collect(),
+            series: vec![
+                series(
+                    "floating point",
+                    &report.float_figures,
+                    rows.iter()
+                        .map(|row| row.float_prediction.clone())
+                        .collect(),
+                ),
+                series(
+                    "integers",
+                    &report.twin_figures,
+                    rows.iter().map(|row| row.twin_prediction.clone()).collect(),
+                ),
+            ],
+            costs: report.costs.clone(),
+            training: Some(report.clone()),
+            audit,
+        }
+    }
+
+    /// One self-contained HTML file: it loads nothing and names no molecule.
+    pub fn html(&self) -> String {
+        page::html(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;
