@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::train::{
-    AuditPrivacyArgs, DataArgs, ImportArgs, KindArg, StandardArgs, TrainArgs,
+    AuditPrivacyArgs, DataArgs, DistilArgs, ImportArgs, KindArg, StandardArgs, TaskArg, TrainArgs,
 };
 pub(crate) use enrol::*;
 pub(crate) use govern::*;
@@ -67,6 +67,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  chemxor import model.onnx --input calibration.csv --name kinase --output kinase.cxb\n  chemxor import xgboost.json --input calibration.csv --task binary --name herg --output herg.cxb"
     )]
     Import(Box<ImportArgs>),
+    /// Train on what another model predicts for a list of molecules (Hinton et al. 2015).
+    #[command(
+        visible_alias = "distill",
+        after_help = "Example:\n  chemxor distil kinase-forest.cxb --input library.smi --model mlp --name kinase --output kinase.cxb"
+    )]
+    Distil(Box<DistilArgs>),
     /// Write the features of molecules, to compare them with RDKit's.
     #[command(
         after_help = "Examples:\n  chemxor features --featuriser ecfp4-bits --input library.csv --output features.csv\n  chemxor features --featuriser descriptors --input library.smi.gz --smiles-column 1 --output descriptors.csv"

@@ -5,13 +5,14 @@
 //! Results go to standard output (a table, or JSON with `--format json`); progress and logs go to
 //! standard error.
 
-#![allow(clippy::print_stdout, reason = "a command prints its results")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+#[macro_use]
+mod output;
 
 mod args;
 mod commands;
 mod home;
-mod output;
 
 use std::process::ExitCode;
 

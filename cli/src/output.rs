@@ -28,8 +28,19 @@ pub(crate) fn date(unix_s: u64) -> String {
     time.map_or_else(String::new, |time| time.date().to_string())
 }
 
-/// Prints a line; a reader that has gone is no reason to stop a service.
-pub(crate) fn line(text: &str) {
+/// Prints a line of the result. A reader that has gone (`| head`) is no reason to stop, nor to panic
+/// as `println!` does.
+macro_rules! say {
+    () => {
+        $crate::output::line("")
+    };
+    ($($text:tt)*) => {
+        $crate::output::line(format_args!($($text)*))
+    };
+}
+
+/// See `say!`.
+pub(crate) fn line(text: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -41,7 +52,7 @@ pub(crate) fn print(
     table: impl FnOnce(),
 ) -> anyhow::Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string(value)?),
+        Format::Json => say!("{}", serde_json::to_string(value)?),
         Format::Table => table(),
     }
     Ok(())
@@ -65,7 +76,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
-        println!("{}", padded.join("  ").trim_end());
+        say!("{}", padded.join("  ").trim_end());
     };
     line(&mut header.iter().copied());
     for row in rows {

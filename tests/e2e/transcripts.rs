@@ -83,6 +83,31 @@ fn the_platform_on_this_machine() {
 }
 
 #[test]
+fn a_reader_that_has_left_is_no_panic() {
+    let home = home();
+    for arguments in [
+        &["status"][..],
+        &["keys", "list"],
+        &["--format", "json", "status"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_chemxor"))
+            .args(arguments)
+            .env("CHEMXOR_HOME", home.path())
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{arguments:?}");
+    }
+}
+
+#[test]
 fn every_command_has_a_manual_page_and_completions() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {

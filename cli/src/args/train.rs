@@ -128,6 +128,19 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct DistilArgs {
+    /// Bundle of the model whose predictions are learned from; `chemxor import` makes one of ONNX,
+    /// XGBoost and LightGBM models.
+    pub(crate) teacher: PathBuf,
+    /// Keep the teacher's predictions in this file [default: beside the bundle, with the ending
+    /// .labels.csv].
+    #[arg(long, value_name = "CSV")]
+    pub(crate) labels: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) train: TrainArgs,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,

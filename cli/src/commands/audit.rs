@@ -109,8 +109,8 @@ async fn export(home: &Home, format: Format, args: &AuditExportArgs) -> Result<(
     std::fs::rename(&partial, path).with_context(place)?;
     let value = json!({ "output": path, "lines": lines, "bytes": bytes });
     output::print(format, &value, || {
-        println!("{lines} lines written to {}", path.display());
-        println!(
+        say!("{lines} lines written to {}", path.display());
+        say!(
             "verify it with `chemxor audit verify {} --registry-key KEY`",
             path.display()
         );
@@ -150,9 +150,10 @@ fn verify(format: Format, args: &AuditVerifyArgs) -> Result<()> {
     let value =
         json!({ "verified": true, "rows": summary.rows, "checkpoints": summary.checkpoints });
     output::print(format, &value, || {
-        println!(
+        say!(
             "verified: {} rows without a gap, {} checkpoints signed by the registry",
-            summary.rows, summary.checkpoints
+            summary.rows,
+            summary.checkpoints
         );
     })
 }

@@ -95,15 +95,19 @@ fn print(found: &PrivacyAudit) {
         "TPR % at FPR 0.01",
     ];
     output::table(&header, &rows);
-    println!();
-    println!(
+    say!();
+    say!(
         "{} shadow models, {:.0} s; intervals hold 95 %, an AUC of 0.5 is guessing",
-        found.shadows, found.seconds
+        found.shadows,
+        found.seconds
     );
     if let Some((attack, point)) = found.worst(Target::Published, 0.0) {
-        println!(
+        say!(
             "published: without a false alarm among {} other molecules, which allows a false positive rate up to {:.4}, {} of {} training molecules are found",
-            attack.others, point.false_positives.high, point.true_positives.count, attack.members
+            attack.others,
+            point.false_positives.high,
+            point.true_positives.count,
+            attack.members
         );
     }
 }

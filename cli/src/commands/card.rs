@@ -58,8 +58,8 @@ fn draft(format: Format, args: &CardDraftArgs) -> Result<()> {
     std::fs::write(&args.output, text).with_context(|| place.to_string())?;
     let value = json!({ "output": args.output, "version": card.version, "open": open });
     output::print(format, &value, || {
-        println!("{place} written; {open} places are still to be written");
-        println!(
+        say!("{place} written; {open} places are still to be written");
+        say!(
             "check it with `chemxor card lint {place} --bundle {}`",
             args.bundle.display()
         );
@@ -84,11 +84,11 @@ fn report(format: Format, path: &Path, findings: &[Finding]) -> Result<()> {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             };
-            println!("{severity:<8} {field}: {problem}");
+            say!("{severity:<8} {field}: {problem}");
         }
         match errors {
-            0 => println!("{} can be uploaded", path.display()),
-            count => println!("{} cannot be uploaded: {count} errors", path.display()),
+            0 => say!("{} can be uploaded", path.display()),
+            count => say!("{} cannot be uploaded: {count} errors", path.display()),
         }
     })?;
     if errors > 0 {
@@ -131,9 +131,11 @@ async fn set(home: &Home, format: Format, args: &CardSetArgs) -> Result<()> {
         .await?;
     let value = json!({ "name": made.name, "version": made.version, "revision": made.revision });
     output::print(format, &value, || {
-        println!(
+        say!(
             "{}@{} has revision {} of its card",
-            made.name, made.version, made.revision
+            made.name,
+            made.version,
+            made.revision
         );
     })
 }
@@ -156,5 +158,5 @@ async fn show(home: &Home, format: Format, args: &CardShowArgs) -> Result<()> {
         "name": found.name, "version": found.version, "revision": found.revision,
         "publisher": found.publisher, "created": moment_json(found.created_unix_ms), "card": card,
     });
-    output::print(format, &value, || print!("{}", card.to_markdown()))
+    output::print(format, &value, || say!("{}", card.to_markdown().trim_end()))
 }

@@ -76,9 +76,11 @@ pub(crate) async fn approve(home: &Home, format: Format, args: &ApproveArgs) -> 
     let model = args.model.parse()?;
     let entry = catalog::approve(&home.registry("reviewer")?, &model, &args.note).await?;
     output::print(format, &entry_json(&entry), || {
-        println!(
+        say!(
             "{}@{} is {}",
-            entry.manifest.name, entry.version, entry.state
+            entry.manifest.name,
+            entry.version,
+            entry.state
         );
     })
 }
@@ -98,9 +100,11 @@ pub(crate) async fn revoke(home: &Home, format: Format, args: &RevokeArgs) -> Re
     let model = args.model.parse()?;
     let entry = catalog::revoke(&home.registry("admin")?, &model, &args.reason).await?;
     output::print(format, &entry_json(&entry), || {
-        println!(
+        say!(
             "{}@{} is {}",
-            entry.manifest.name, entry.version, entry.state
+            entry.manifest.name,
+            entry.version,
+            entry.state
         );
     })
 }

@@ -74,14 +74,12 @@ pub(crate) fn join(format: Format, args: &JoinArgs) -> Result<()> {
         "subject": subject.to_string(), "key": key, "request": csr, "fingerprint": fingerprint,
     });
     output::print(format, &value, || {
-        println!("subject      {subject}");
-        println!("key          {} (stays on this machine)", key.display());
-        println!("request      {}", csr.display());
-        println!("fingerprint  {fingerprint}");
-        println!(
-            "send the request to the platform's administrator and read the fingerprint to them;"
-        );
-        println!("they sign it with `chemxor cert sign {}`", csr.display());
+        say!("subject      {subject}");
+        say!("key          {} (stays on this machine)", key.display());
+        say!("request      {}", csr.display());
+        say!("fingerprint  {fingerprint}");
+        say!("send the request to the platform's administrator and read the fingerprint to them;");
+        say!("they sign it with `chemxor cert sign {}`", csr.display());
     })
 }
 
@@ -89,7 +87,7 @@ fn authority(format: Format, args: &AuthorityArgs) -> Result<()> {
     Authority::create(&args.folder, &args.name, Duration::days(args.days.into()))?;
     let value = json!({ "folder": args.folder, "certificate": args.folder.join("ca.pem") });
     output::print(format, &value, || {
-        println!(
+        say!(
             "ca.pem is for everybody, ca.key for nobody else: {}",
             args.folder.display()
         );
@@ -159,15 +157,15 @@ async fn sign(home: &Home, format: Format, args: &SignArgs) -> Result<()> {
         "recorded": registry.is_some(),
     });
     output::print(format, &value, || {
-        println!("subject      {}", facts.subject);
-        println!("fingerprint  {}", request.key_fingerprint());
-        println!("serial       {}", facts.serial);
-        println!("expires      {}", expires.as_str().unwrap_or_default());
+        say!("subject      {}", facts.subject);
+        say!("fingerprint  {}", request.key_fingerprint());
+        say!("serial       {}", facts.serial);
+        say!("expires      {}", expires.as_str().unwrap_or_default());
         if let Some(path) = &args.output {
-            println!("certificate  {}", path.display());
+            say!("certificate  {}", path.display());
         }
         if !id.is_empty() {
-            println!("its holder fetches it with `chemxor cert renew`");
+            say!("its holder fetches it with `chemxor cert renew`");
         }
     })
 }
@@ -211,7 +209,7 @@ async fn refuse(home: &Home, format: Format, args: &CertRefuseArgs) -> Result<()
         .refuse_certificate(request)
         .await?;
     output::print(format, &record(&refused), || {
-        println!("refused: {} for {}", refused.id, refused.subject);
+        say!("refused: {} for {}", refused.id, refused.subject);
     })
 }
 
@@ -229,8 +227,8 @@ async fn deny(home: &Home, format: Format, args: &DenyArgs) -> Result<()> {
         .await?;
     let value = json!({ "subject": args.subject, "serial": args.serial, "state": "denied" });
     output::print(format, &value, || match args.serial.as_str() {
-        "" => println!("denied: every certificate of {}", args.subject),
-        serial => println!("denied: {} with the serial {serial}", args.subject),
+        "" => say!("denied: every certificate of {}", args.subject),
+        serial => say!("denied: {} with the serial {serial}", args.subject),
     })
 }
 
@@ -306,7 +304,7 @@ async fn renew(home: &Home, format: Format) -> Result<()> {
                 "id": answer.id, "state": "issued", "serial": facts.serial, "expires": expires,
             });
             output::print(format, &value, || {
-                println!(
+                say!(
                     "renewed: {} until {}",
                     facts.subject,
                     expires.as_str().unwrap_or_default()
@@ -325,8 +323,8 @@ async fn renew(home: &Home, format: Format) -> Result<()> {
         state => {
             let value = json!({ "id": answer.id, "state": state });
             output::print(format, &value, || {
-                println!("request {} waits for an administrator", answer.id);
-                println!("run `chemxor cert renew` again once it is signed");
+                say!("request {} waits for an administrator", answer.id);
+                say!("run `chemxor cert renew` again once it is signed");
             })
         }
     }

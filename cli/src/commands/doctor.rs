@@ -113,9 +113,9 @@ pub(crate) async fn run(home: &Home, format: Format) -> Result<()> {
                 State::Warning => "warning",
                 State::Failed => "FAILED ",
             };
-            println!("{mark}  {:12}  {}", check.name, check.found);
+            say!("{mark}  {:12}  {}", check.name, check.found);
             if !check.fix.is_empty() {
-                println!("         fix: {}", check.fix);
+                say!("         fix: {}", check.fix);
             }
         }
     })?;

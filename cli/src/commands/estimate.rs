@@ -40,15 +40,15 @@ pub(crate) async fn run(
         "allowance": allowance, "queries_left": left, "leakage_bits_left": budget_bits, "fits": fits,
     });
     output::print(format, &value, || {
-        println!("rows       {}", HumanCount(estimate.rows));
+        say!("rows       {}", HumanCount(estimate.rows));
         match estimate.seconds {
-            Some(seconds) => println!("time       {}", time(seconds)),
-            None => println!(
+            Some(seconds) => say!("time       {}", time(seconds)),
+            None => say!(
                 "time       not known: there was no molecule to probe with, or too little quota"
             ),
         }
-        println!("rounds     {} a molecule", estimate.rounds);
-        println!(
+        say!("rounds     {} a molecule", estimate.rounds);
+        say!(
             "bytes      {} up, {} down ({} and {} a molecule)",
             HumanBytes(estimate.bytes_up),
             HumanBytes(estimate.bytes_down),
@@ -63,8 +63,8 @@ pub(crate) async fn run(
                 allowance.organisation
             ),
         };
-        println!("queries    {}; {quota}", HumanCount(estimate.rows));
-        println!(
+        say!("queries    {}; {quota}", HumanCount(estimate.rows));
+        say!(
             "leakage    at most {} bits about the weights ({} a query); {}",
             HumanCount(estimate.leakage_bits),
             cost.leakage_bits,
@@ -74,12 +74,12 @@ pub(crate) async fn run(
             ))
         );
         if !fits {
-            println!(
+            say!(
                 "quota      the run does not fit: it stops when the quota is used up, and goes on with --resume"
             );
         }
         if let Some(queries) = probe["queries"].as_u64() {
-            println!(
+            say!(
                 "probe      {} queries were asked for this estimate",
                 HumanCount(queries)
             );

@@ -123,21 +123,21 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
         ];
         output::table(&header, &rows);
         let get = |key| summary.get(key).copied().unwrap_or(f64::NAN);
-        println!();
-        println!(
+        say!();
+        say!(
             "RMSE against the measured values, {count} molecules: plain {:.3}, clear twin {:.3}, encrypted {:.3}",
             get("rmse_plain"),
             get("rmse_twin"),
             get("rmse_encrypted")
         );
-        println!(
+        say!(
             "mean |encrypted - plain|: {difference:.4} {}",
             predictor.manifest().unit
         );
-        println!(
+        say!(
             "time a molecule: p50 {p50:.1} ms, p95 {p95:.1} ms, {rounds} rounds; opening the session: {open_ms:.1} ms"
         );
-        println!(
+        say!(
             "bytes a molecule: {} up, {} down; public keys once a session: {key_bytes}",
             up / count,
             down / count

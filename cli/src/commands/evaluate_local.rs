@@ -147,12 +147,12 @@ pub(crate) fn run(format: Format, args: &EvaluateArgs) -> Result<()> {
             })
             .collect();
         output::table(&header, &rows);
-        println!();
-        println!(
+        say!();
+        say!(
             "{exact} of {} encrypted runs equal the clear integers with the carries of the run, bit for bit",
             done.len()
         );
-        println!("time a molecule in one process: p50 {p50:.1} ms, p95 {p95:.1} ms");
+        say!("time a molecule in one process: p50 {p50:.1} ms, p95 {p95:.1} ms");
     })?;
     if exact < done.len() {
         bail!(

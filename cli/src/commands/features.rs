@@ -89,7 +89,7 @@ pub(crate) fn run(format: Format, args: &FeaturesArgs) -> Result<()> {
         "bad_molecules": report.bad, "seconds": seconds,
     });
     output::print(format, &value, || {
-        println!(
+        say!(
             "{} rows written to {}, {} without features; {seconds:.1} s",
             report.rows,
             args.output.display(),

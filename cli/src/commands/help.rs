@@ -26,7 +26,7 @@ pub(crate) fn man(args: &ManArgs) -> Result<()> {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             clap_mangen::generate_to(command, folder)
                 .with_context(|| folder.display().to_string())?;
-            println!("manual pages written to {}", folder.display());
+            say!("manual pages written to {}", folder.display());
             Ok(())
         }
     }

@@ -83,9 +83,9 @@ fn value(name: &str, path: &Path, info: &KeyInfo) -> Value {
 fn said(ring: &Keyring, format: Format, name: &str, info: &KeyInfo, what: &str) -> Result<()> {
     let path = ring.path(name)?;
     output::print(format, &value(name, &path, info), || {
-        println!("{what}: {name} ({})", path.display());
+        say!("{what}: {name} ({})", path.display());
         if !info.encrypted {
-            println!(
+            say!(
                 "it is protected by file permissions only; encrypt it with `chemxor keys passphrase {name}`"
             );
         }
@@ -197,7 +197,7 @@ fn export(ring: &Keyring, format: Format, args: &KeysExportArgs) -> Result<()> {
     let info = ring.export(&args.name, passphrase.as_ref(), &copy, &args.output)?;
     let value = json!({ "name": args.name, "id": info.id, "output": args.output });
     output::print(format, &value, || {
-        println!("{} written, encrypted", args.output.display())
+        say!("{} written, encrypted", args.output.display())
     })
 }
 
@@ -230,7 +230,7 @@ fn delete(ring: &Keyring, format: Format, args: &KeysDeleteArgs) -> Result<()> {
     )?;
     ring.delete(&args.name)?;
     let value = json!({ "name": args.name, "id": info.id, "deleted": true });
-    output::print(format, &value, || println!("deleted: {}", args.name))
+    output::print(format, &value, || say!("deleted: {}", args.name))
 }
 
 /// Has `word` typed before something is lost; `yes` skips the question.

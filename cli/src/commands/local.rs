@@ -135,11 +135,12 @@ pub(crate) async fn start(home: &Home, format: Format, args: &UpArgs) -> Result<
     });
     output::print(format, &value, || {
         let what = if already { "running already" } else { "ready" };
-        println!(
+        say!(
             "{what}: registry {}, gateway {}",
-            profile.registry, profile.gateway
+            profile.registry,
+            profile.gateway
         );
-        println!("see `chemxor status`, `chemxor logs`; end it with `chemxor stop`");
+        say!("see `chemxor status`, `chemxor logs`; end it with `chemxor stop`");
     })
 }
 
@@ -189,7 +190,7 @@ pub(crate) async fn status(home: &Home, format: Format) -> Result<()> {
     let Some(found) = running(&folder)? else {
         let value = json!({ "running": false, "folder": folder });
         output::print(format, &value, || {
-            println!("not running; start it with `chemxor up`")
+            say!("not running; start it with `chemxor up`")
         })?;
         return Err(Ended(3).into());
     };
@@ -228,14 +229,14 @@ pub(crate) async fn status(home: &Home, format: Format) -> Result<()> {
         "workers": workers, "models": models, "folder": folder, "log": log_path(&folder),
     });
     output::print(format, &value, || {
-        println!(
+        say!(
             "running: process {}, for {:#}",
             found.pid,
             indicatif::HumanDuration(Duration::from_secs(uptime))
         );
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         for service in &services {
-            println!(
+            say!(
                 "{:9} {} {}",
                 text(&service["name"]),
                 text(&service["address"]),
@@ -244,8 +245,8 @@ pub(crate) async fn status(home: &Home, format: Format) -> Result<()> {
         }
         let count =
             |count: Option<usize>| count.map_or("not known".to_owned(), |count| count.to_string());
-        println!("workers   {}", count(workers));
-        println!("models    {}", count(models));
+        say!("workers   {}", count(workers));
+        say!("models    {}", count(models));
     })
 }
 
@@ -272,7 +273,7 @@ pub(crate) async fn logs(home: &Home, args: &LogsArgs) -> Result<()> {
     }
     let text = last_lines(&path, args.lines)?;
     if !text.is_empty() {
-        output::line(&text);
+        output::line(text);
     }
     if !args.follow {
         return Ok(());
@@ -316,7 +317,7 @@ async fn end(folder: &Path) -> Result<bool> {
 pub(crate) async fn stop(home: &Home, format: Format) -> Result<()> {
     let stopped = end(&home.profile_folder()).await?;
     output::print(format, &json!({ "stopped": stopped }), || {
-        println!(
+        say!(
             "{}",
             if stopped {
                 "stopped"
@@ -347,6 +348,6 @@ pub(crate) async fn reset(home: &Home, format: Format, args: &ResetArgs) -> Resu
     std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let value = json!({ "removed": folder });
     output::print(format, &value, || {
-        println!("removed: {}; your keys were kept", folder.display())
+        say!("removed: {}; your keys were kept", folder.display())
     })
 }

@@ -5,6 +5,7 @@ mod audit_privacy;
 mod card;
 mod catalog;
 mod cert;
+mod distil;
 mod doctor;
 mod estimate;
 mod evaluate;
@@ -38,6 +39,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Keys(command) => keys::run(&home, format, &command),
         Command::Train(args) => train::run(format, &args),
         Command::Import(args) => train::import(format, &args),
+        Command::Distil(args) => distil::run(format, *args),
         Command::AuditPrivacy(args) => audit_privacy::run(format, &args),
         Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),

@@ -40,31 +40,32 @@ async fn show(home: &Home, format: Format, args: &ModelRefArg) -> Result<()> {
         "sunset": moment_json(version.sunset_unix_ms), "signatures": signed, "manifest": manifest,
     });
     output::print(format, &value, || {
-        println!("{}@{}", version.name, version.version);
-        println!("state         {}", version.state);
+        say!("{}@{}", version.name, version.version);
+        say!("state         {}", version.state);
         if version.sunset_unix_ms != 0 {
-            println!("sunset        {}", moment(version.sunset_unix_ms));
+            say!("sunset        {}", moment(version.sunset_unix_ms));
         }
-        println!("organisation  {}", version.organisation);
-        println!("publisher     {}", version.publisher);
-        println!("begun         {}", moment(version.created_unix_ms));
+        say!("organisation  {}", version.organisation);
+        say!("publisher     {}", version.publisher);
+        say!("begun         {}", moment(version.created_unix_ms));
         let unit = match manifest.unit.as_str() {
             "" => String::new(),
             unit => format!(" [{unit}]"),
         };
-        println!("endpoint      {}{unit}", manifest.endpoint);
-        println!(
+        say!("endpoint      {}{unit}", manifest.endpoint);
+        say!(
             "held out      {} {:.4}",
-            manifest.metrics.metric, manifest.metrics.twin
+            manifest.metrics.metric,
+            manifest.metrics.twin
         );
-        println!(
+        say!(
             "leakage       {} bits a query",
             manifest.leakage_bits_per_query
         );
-        println!("signed by     {}", signed.publisher_key);
+        say!("signed by     {}", signed.publisher_key);
         match &signed.registry_key {
-            Some(key) => println!("approved by   registry {key}"),
-            None => println!("approved by   nobody yet"),
+            Some(key) => say!("approved by   registry {key}"),
+            None => say!("approved by   nobody yet"),
         }
     })
 }
@@ -127,7 +128,7 @@ async fn visibility(home: &Home, format: Format, args: &VisibilityArgs) -> Resul
         "consortium": consortium,
     });
     output::print(format, &value, || {
-        println!(
+        say!(
             "{} is seen by its owner and: {}",
             now.model,
             visibility_text(&now)
@@ -162,9 +163,9 @@ async fn deprecate(home: &Home, format: Format, args: &DeprecateArgs) -> Result<
         "sunset": moment_json(version.sunset_unix_ms),
     });
     output::print(format, &value, || {
-        println!("{}@{} is {}", version.name, version.version, version.state);
+        say!("{}@{} is {}", version.name, version.version, version.state);
         if version.sunset_unix_ms != 0 {
-            println!("it is served until {}", moment(version.sunset_unix_ms));
+            say!("it is served until {}", moment(version.sunset_unix_ms));
         }
     })
 }
@@ -188,9 +189,9 @@ pub(crate) async fn aliases(home: &Home, format: Format, command: &AliasCommand)
 
 fn moved(format: Format, model: &str, moved: &v1::AliasChange) -> Result<()> {
     output::print(format, &change(moved), || {
-        println!("{model}@{} is {}", moved.alias, moved.to_version);
+        say!("{model}@{} is {}", moved.alias, moved.to_version);
         if !moved.from_version.is_empty() {
-            println!("it was {}", moved.from_version);
+            say!("it was {}", moved.from_version);
         }
     })
 }
@@ -349,9 +350,9 @@ async fn show_quotas(home: &Home, format: Format, args: &ModelNameArg) -> Result
         .collect();
     let value = json!({ "model": args.model, "quotas": quotas, "usage": usage });
     output::print(format, &value, || {
-        println!("limits (empty: none)");
+        say!("limits (empty: none)");
         rows(&LIMITS, &quotas);
-        println!("\nused");
+        say!("\nused");
         let columns = [
             ("organisation", "organisation"),
             ("queries today", "queries_today"),

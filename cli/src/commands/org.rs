@@ -40,7 +40,7 @@ pub(crate) async fn org(home: &Home, format: Format, command: &OrgCommand) -> Re
         .await?;
     let value = organisation(&made);
     output::print(format, &value, || {
-        println!(
+        say!(
             "{} is {}",
             made.name,
             value["state"].as_str().unwrap_or_default()
@@ -104,7 +104,7 @@ pub(crate) async fn consortia(
     let value = consortium(&request);
     registry.set_consortium(request).await?;
     output::print(format, &value, || {
-        println!("{} has {} members", args.name, args.organisations.len());
+        say!("{} has {} members", args.name, args.organisations.len());
     })
 }
 
@@ -136,7 +136,7 @@ async fn add_member(home: &Home, format: Format, args: &MemberAddArgs) -> Result
         })
         .await?;
     output::print(format, &member(&made), || {
-        println!(
+        say!(
             "{} of {} may be: {}",
             made.subject,
             made.organisation,
@@ -173,7 +173,7 @@ async fn remove_member(home: &Home, format: Format, args: &MemberRemoveArgs) -> 
     };
     registry.remove_member(request).await?;
     let value = json!({ "subject": args.subject, "state": "removed" });
-    output::print(format, &value, || println!("removed: {}", args.subject))
+    output::print(format, &value, || say!("removed: {}", args.subject))
 }
 
 pub(crate) async fn tokens(home: &Home, format: Format, command: &TokenCommand) -> Result<()> {
@@ -207,13 +207,13 @@ async fn create_token(home: &Home, format: Format, args: &TokenCreateArgs) -> Re
         None => value["token"] = made.secret.clone().into(),
     }
     output::print(format, &value, || {
-        println!("token id  {}", made.token_id);
-        println!("expires   {}", moment(made.expires_unix_ms));
+        say!("token id  {}", made.token_id);
+        say!("expires   {}", moment(made.expires_unix_ms));
         match &args.output {
-            Some(path) => println!("token     in {}, nowhere else", path.display()),
+            Some(path) => say!("token     in {}, nowhere else", path.display()),
             None => {
-                println!("token     {}", made.secret);
-                println!("it is not shown again: keep it in a file that only its holder may read");
+                say!("token     {}", made.secret);
+                say!("it is not shown again: keep it in a file that only its holder may read");
             }
         }
     })
@@ -272,5 +272,5 @@ async fn revoke_token(home: &Home, format: Format, args: &TokenRevokeArgs) -> Re
         .revoke_token(v1::RevokeTokenRequest { token_id })
         .await?;
     let value = json!({ "id": args.id, "state": "revoked" });
-    output::print(format, &value, || println!("revoked: {}", args.id))
+    output::print(format, &value, || say!("revoked: {}", args.id))
 }

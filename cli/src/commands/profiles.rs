@@ -21,7 +21,7 @@ pub(crate) fn run(home: &Home, format: Format, command: &ProfilesCommand) -> Res
             home.choose(&args.name)?;
             let value = json!({ "profile": args.name, "chosen": true });
             output::print(format, &value, || {
-                println!("profile {} is used from now on", args.name)
+                say!("profile {} is used from now on", args.name)
             })
         }
         ProfilesCommand::Remove(args) => remove(home, format, args),
@@ -115,7 +115,7 @@ fn add(home: &Home, format: Format, args: &ProfilesAddArgs) -> Result<()> {
     .write(&folder)?;
     let value = json!({ "name": args.name, "folder": folder });
     output::print(format, &value, || {
-        println!(
+        say!(
             "profile {} written; check it with `chemxor doctor --profile {0}`",
             args.name
         );
@@ -140,5 +140,5 @@ fn remove(home: &Home, format: Format, args: &ProfilesRemoveArgs) -> Result<()> 
     )?;
     std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let value = json!({ "name": args.name, "removed": true });
-    output::print(format, &value, || println!("removed: {}", args.name))
+    output::print(format, &value, || say!("removed: {}", args.name))
 }

@@ -121,21 +121,21 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
         "placements": listed, "uploaded_bytes": uploaded, "conformance": shown,
     });
     output::print(format, &value, || {
-        println!("{name}@{} is submitted", bundle.version());
+        say!("{name}@{} is submitted", bundle.version());
         for place in placements {
             let (first, last, worker) = (place.first_step, place.end_step - 1, &place.worker);
             match (place.first_group, place.end_group) {
-                (0, 0) => println!("steps {first} to {last} run on {worker}"),
+                (0, 0) => say!("steps {first} to {last} run on {worker}"),
                 (from, end) => {
-                    println!(
+                    say!(
                         "output ciphertexts {from} to {} of step {first} run on {worker}",
                         end - 1
                     );
                 }
             }
         }
-        println!("{uploaded} bytes of encrypted weights uploaded");
-        println!(
+        say!("{uploaded} bytes of encrypted weights uploaded");
+        say!(
             "{} molecules predicted encrypted as by the clear twin: at most {:.0} % of what rounding explains",
             shown.vectors,
             f64::from(shown.worst_permille) / 10.0
@@ -156,16 +156,18 @@ pub(crate) fn inspect(format: Format, args: &InspectArgs) -> Result<()> {
     chemxor_fhe::ring::check_statements(&manifest.graph.rings(), &manifest.rings)?;
     let value = json!({ "version": bundle.version(), "manifest": manifest, "plan": plan });
     output::print(format, &value, || {
-        println!("{}@{}", manifest.name, bundle.version());
+        say!("{}@{}", manifest.name, bundle.version());
         match manifest.unit.as_str() {
-            "" => println!("{}", manifest.endpoint),
-            unit => println!("{} [{unit}]", manifest.endpoint),
+            "" => say!("{}", manifest.endpoint),
+            unit => say!("{} [{unit}]", manifest.endpoint),
         }
         let metrics = &manifest.metrics;
-        println!(
+        say!(
             "held-out {} {:.4} (float), {:.4} (integers)",
-            metrics.metric, metrics.float, metrics.twin
+            metrics.metric,
+            metrics.float,
+            metrics.twin
         );
-        println!("{plan}");
+        say!("{plan}");
     })
 }

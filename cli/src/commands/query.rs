@@ -108,7 +108,7 @@ async fn one(
             print_output(&manifest.endpoint, output);
         }
         print_domain(outside.as_deref());
-        println!(
+        say!(
             "{:.1} ms, {} bytes up, {} bytes down, {} rounds",
             batch::millis(prediction.elapsed),
             prediction.bytes_up,
@@ -133,12 +133,12 @@ fn print_output(endpoint: &str, output: &Output) {
             unit,
             interval90,
         } => {
-            println!(
+            say!(
                 "{}",
                 format!("{}: {value:.4} {unit}", titled(name)).trim_end()
             );
             if let Some([low, high]) = interval90 {
-                println!(
+                say!(
                     "{}",
                     format!("90 % interval: {low:.4} to {high:.4} {unit}").trim_end()
                 );
@@ -149,7 +149,7 @@ fn print_output(endpoint: &str, output: &Output) {
             probability,
             class,
         } => {
-            println!(
+            say!(
                 "{}: class {class}, probability of class 1: {probability:.4}",
                 titled(name)
             );
@@ -159,9 +159,9 @@ fn print_output(endpoint: &str, output: &Output) {
             probability,
             classes,
         } => {
-            println!("{endpoint}: {class}, probability {probability:.4}");
+            say!("{endpoint}: {class}, probability {probability:.4}");
             for (class, probability) in classes {
-                println!("  {class}: {probability:.4}");
+                say!("  {class}: {probability:.4}");
             }
         }
     }
@@ -170,13 +170,14 @@ fn print_output(endpoint: &str, output: &Output) {
 fn print_domain(outside: Option<&[Outside]>) {
     match outside {
         None => {}
-        Some([]) => println!("applicability domain: within the ranges of the training molecules"),
+        Some([]) => say!("applicability domain: within the ranges of the training molecules"),
         Some(found) => {
             for outside in found {
                 let [low, high] = outside.range;
-                println!(
+                say!(
                     "applicability domain: OUTSIDE, {} is {:.3}, training molecules {low:.3} to {high:.3}",
-                    outside.descriptor, outside.value
+                    outside.descriptor,
+                    outside.value
                 );
             }
         }
@@ -340,7 +341,7 @@ fn print_report(
         } else {
             batch::partial_path(&options.output)
         };
-        println!(
+        say!(
             "{} rows written to {}: {} predicted",
             report.rows,
             place.display(),
@@ -354,10 +355,10 @@ fn print_report(
             (report.failed, "with a molecule that cannot be encoded"),
         ] {
             if count > 0 {
-                println!("{count} {what}");
+                say!("{count} {what}");
             }
         }
-        println!("{seconds:.1} s, {:.1} molecules a second", here / seconds);
+        say!("{seconds:.1} s, {:.1} molecules a second", here / seconds);
     })
 }
 

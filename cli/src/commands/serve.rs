@@ -13,7 +13,6 @@ use crate::args::{Format, ServeArgs};
 use crate::commands::publish::{read_bundle, submit};
 use crate::commands::up::{Options, Platform};
 use crate::home::Home;
-use crate::output;
 
 /// The profile of served models.
 const PROFILE: &str = "serve";
@@ -103,12 +102,10 @@ pub(crate) async fn run(home: &Home, format: Format, args: &ServeArgs) -> Result
     let url = format!("https://{}", platform.gateway_address());
     let value = json!({ "ready": true, "url": url, "model": model.to_string() });
     match format {
-        Format::Json => output::line(&value.to_string()),
+        Format::Json => say!("{value}"),
         Format::Table => {
-            output::line(&format!("serving {} at {url}", model.name));
-            output::line(&format!(
-                "ask it from another terminal: chemxor query {url} 'CCO'"
-            ));
+            say!("serving {} at {url}", model.name);
+            say!("ask it from another terminal: chemxor query {url} 'CCO'");
         }
     }
     stop.cancelled().await;

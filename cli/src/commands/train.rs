@@ -139,7 +139,7 @@ fn finish(
     });
     output::print(format, &value, || {
         for candidate in comparison.iter().flat_map(|table| &table.candidates) {
-            println!(
+            say!(
                 "auto       {:8} {} {} estimated {:.1} ms, {} bytes: {}",
                 candidate.kind,
                 comparison.map_or("", |table| table.metric),
@@ -152,49 +152,55 @@ fn finish(
             );
         }
         let metrics = &report.metrics;
-        println!(
+        say!(
             "bundle     {} ({} bytes)",
             args.output.display(),
             report.bundle_bytes
         );
-        println!("report     {}", page.display());
-        println!("version    {}", trained.bundle.version());
-        println!(
+        say!("report     {}", page.display());
+        say!("version    {}", trained.bundle.version());
+        say!(
             "data       {} rows used, {} left out, {} for training, {} held out",
             report.rows,
             report.bad_rows.len(),
             report.train_rows,
             report.test_rows
         );
-        println!(
+        say!(
             "held out   {} {:.4} in floating point, {:.4} as the integers that run encrypted",
-            metrics.metric, metrics.float, metrics.twin
+            metrics.metric,
+            metrics.float,
+            metrics.twin
         );
         for figure in &report.twin_figures {
             let at = figure.interval;
-            println!(
+            say!(
                 "           {:8} {:.3}, 95 % interval {:.3} to {:.3} (integers) {}",
-                figure.name, at.value, at.low, at.high, figure.output
+                figure.name,
+                at.value,
+                at.low,
+                at.high,
+                figure.output
             );
         }
         for row in report.sweep.iter().filter(|row| row.chosen) {
-            println!(
+            say!(
                 "precision  {:?} bits in the hidden layers, the validation figure loses {:.2} %",
                 row.bits,
                 100.0 * row.loss
             );
         }
-        println!(
+        say!(
             "cost       {} rounds, {} bytes up and {} down a molecule",
             report.costs.steps.len(),
             report.costs.bytes_up,
             report.costs.bytes_down
         );
-        println!(
+        say!(
             "leakage    at most {} bits about the weights a query",
             trained.bundle.manifest().leakage_bits_per_query
         );
-        println!("time       {:.1} s", report.seconds);
+        say!("time       {:.1} s", report.seconds);
     })
 }
 

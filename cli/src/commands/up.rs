@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Format, UpArgs};
 use crate::commands::local::Lock;
 use crate::home::{Home, Profile};
-use crate::output;
 
 /// How long the workers may take to register.
 const REGISTRATION: Duration = Duration::from_secs(20);
@@ -194,16 +193,12 @@ pub(crate) async fn run(home: &Home, format: Format, args: &UpArgs) -> Result<()
         "workers": args.workers, "folder": folder,
     });
     match format {
-        Format::Json => output::line(&value.to_string()),
+        Format::Json => say!("{value}"),
         Format::Table => {
             let count = args.workers;
-            output::line(&format!(
-                "ready: registry {registry}, gateway {gateway}, {count} workers"
-            ));
+            say!("ready: registry {registry}, gateway {gateway}, {count} workers");
             let place = folder.display();
-            output::line(&format!(
-                "profile and tokens are in {place}; Ctrl-C stops everything"
-            ));
+            say!("profile and tokens are in {place}; Ctrl-C stops everything");
         }
     }
     stop.cancelled().await;

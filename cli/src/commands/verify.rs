@@ -192,7 +192,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &VerifyArgs) -> Resul
         "pinned": pinned, "bundle": args.bundle, "output": args.output,
     });
     output::print(format, &value, || {
-        println!("{}@{}", manifest.name, model.version);
+        say!("{}@{}", manifest.name, model.version);
         let given = |pinned: bool| {
             if pinned {
                 "the key given"
@@ -200,23 +200,23 @@ pub(crate) async fn run(home: &Home, format: Format, args: &VerifyArgs) -> Resul
                 "its own word"
             }
         };
-        println!(
+        say!(
             "publisher's signature verifies: {} ({})",
             signed.publisher_key,
             given(publisher_key.is_some())
         );
         match &signed.registry_key {
-            Some(key) => println!(
+            Some(key) => say!(
                 "registry's approval verifies:   {key} ({})",
                 given(registry_key.is_some())
             ),
-            None => println!("the registry has not approved it"),
+            None => say!("the registry has not approved it"),
         }
         if let Some(path) = &args.bundle {
-            println!("{} is this version", path.display());
+            say!("{} is this version", path.display());
         }
         if let Some(path) = &args.output {
-            println!(
+            say!(
                 "verify it later with `chemxor verify {} --registry-key KEY`",
                 path.display()
             );

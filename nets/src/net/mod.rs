@@ -5,16 +5,19 @@
 //! | `parameter` | a trainable tensor with its optimiser |
 //! | `forward` | the layers, with what encryption will do to them |
 //! | `loss` | losses of batches and of validation sets |
+//! | `network` | a network in training: weights, ranges, one gradient step |
 //! | `trainer` | epochs, early stopping, the best network |
 //! | `private`, `accountant` | gradient steps with differential privacy, and what they guarantee |
-//! | `checkpoint` | the state after an epoch on disk |
+//! | `checkpoint`, `resume` | the state after an epoch on disk |
 
 mod accountant;
 mod checkpoint;
 mod forward;
 mod loss;
+mod network;
 mod parameter;
 mod private;
+mod resume;
 mod trainer;
 
 use chemxor_core::{Conv2d, Expansion, Monomials};

@@ -10,8 +10,8 @@ use rand::rngs::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::forward::tensor;
+use super::network::{Batch, Net, Traced};
 use super::parameter::read;
-use super::trainer::{Batch, Net, Traced};
 use crate::error::NetsError;
 
 /// How gradients are made private.
