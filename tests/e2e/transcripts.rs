@@ -74,6 +74,7 @@ fn commands_of_administrators() {
     let platform = Platform::start(1);
     platform.publish("esol", true);
     follow(&["platform/governance.trycmd"], &platform.path(""));
+    follow(&["platform/enrolment.trycmd"], &platform.path(""));
 }
 
 #[test]
