@@ -8,14 +8,17 @@ use chemxor_proto::v1;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_runtime::peer::PeerCertificate;
 use chemxor_runtime::status::{RETRY_AFTER, error_id, status};
-use tonic::Status;
+use chemxor_runtime::traces::{Parent, Side};
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use crate::config::Limits;
 use crate::routes::{Route, Routes};
 
 /// A session that the registry allows.
 pub(crate) struct Grant {
+    /// Name of the model.
+    pub(crate) model: String,
     pub(crate) version: VersionId,
     pub(crate) token_id: String,
     pub(crate) subject: String,
@@ -51,6 +54,7 @@ pub(crate) async fn authorise(
     token: &str,
     peer: &PeerCertificate,
     model: String,
+    trace: &Parent,
 ) -> Result<Grant, Status> {
     let request = v1::AuthorizeSessionRequest {
         token: token.to_owned(),
@@ -58,12 +62,17 @@ pub(crate) async fn authorise(
         certificate_subject: peer.subject.to_string(),
         certificate_serial: peer.serial.clone(),
     };
+    let mut span = trace.child("authorize", Side::Client);
+    let mut request = Request::new(request);
+    span.parent().inject(request.metadata_mut());
     let call = registry.authorize_session(request);
-    let grant = tokio::time::timeout(limits.registry_timeout(), call)
+    let answer = tokio::time::timeout(limits.registry_timeout(), call)
         .await
-        .map_err(|_| away())?
-        .map_err(|refusal| forward(&refusal))?
-        .into_inner();
+        .map_err(|_| away())
+        .and_then(|answer| answer.map_err(|refusal| forward(&refusal)));
+    span.settle(&answer);
+    drop(span);
+    let grant = answer?.into_inner();
     let (manifest, version) = Manifest::from_bytes(&grant.manifest)
         .map_err(|_| internal("the registry gave a malformed manifest"))?;
     if grant.version != version.to_string() {
@@ -73,6 +82,7 @@ pub(crate) async fn authorise(
     let known = routes.learn(&grant.workers);
     let route = Route::new(permits.len() as u32, &grant.placements, &known);
     Ok(Grant {
+        model: manifest.name.to_string(),
         version,
         route: Arc::new(route),
         routes: routes.clone(),
@@ -119,13 +129,19 @@ pub(crate) struct Recheck {
     registry: ControlClient<Channel>,
     request: v1::CheckSessionRequest,
     limits: Limits,
+    trace: Parent,
     asked: Instant,
     confirmed: Instant,
 }
 
 impl Recheck {
     /// For a session that has just been authorised.
-    pub(crate) fn new(registry: ControlClient<Channel>, grant: &Grant, limits: Limits) -> Self {
+    pub(crate) fn new(
+        registry: ControlClient<Channel>,
+        grant: &Grant,
+        limits: Limits,
+        trace: Parent,
+    ) -> Self {
         let request = v1::CheckSessionRequest {
             version: grant.version.to_string(),
             token_id: grant.token_id.clone(),
@@ -137,6 +153,7 @@ impl Recheck {
             registry,
             request,
             limits,
+            trace,
             asked: now,
             confirmed: now,
         }
@@ -149,17 +166,23 @@ impl Recheck {
         if self.asked.elapsed() < self.limits.recheck() {
             return Ok(None);
         }
-        let call = self.registry.check_session(self.request.clone());
+        let mut span = self.trace.child("check", Side::Client);
+        let mut request = Request::new(self.request.clone());
+        span.parent().inject(request.metadata_mut());
+        let call = self.registry.check_session(request);
         let answer = tokio::time::timeout(self.limits.registry_timeout(), call).await;
         self.asked = Instant::now();
         let refusal = match answer.map_err(|_| away()) {
             Ok(Ok(answer)) => {
                 self.confirmed = self.asked;
-                return verdict(&answer.into_inner());
+                let verdict = verdict(&answer.into_inner());
+                span.settle(&verdict);
+                return verdict;
             }
             Ok(Err(refusal)) => forward(&refusal),
             Err(refusal) => refusal,
         };
+        span.settle::<()>(&Err(refusal.clone()));
         let last_word =
             error_id(&refusal).is_some_and(|id| !id.is_retryable() && id != ErrorId::Internal);
         if last_word || self.confirmed.elapsed() > self.limits.registry_grace() {

@@ -80,14 +80,21 @@ pub async fn start(
     };
     let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
     let addr = listener.local_addr().map_err(refuse)?;
-    let served = serve::Served::new(&config.tls, config.operations)?;
+    let mut served = serve::Served::new(&config.tls, config.operations)?;
+    let tracer = served.trace("gateway", "")?;
     let channel = tls::connect_lazy(&config.registry, served.identity())?;
     let metering = MeteringClient::new(channel.clone());
     let registry = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MANIFEST_BYTES + MAX_MESSAGE_BYTES);
     let routes = Arc::new(Routes::new(Pool::new(served.identity().clone())));
     let follow = routes.clone().follow(registry.clone(), stop.clone());
-    let service = QueryService::new(config.limits, routes, registry, metering, stop.clone());
+    let service = QueryService::new(
+        config.limits,
+        routes,
+        (registry, metering),
+        tracer,
+        stop.clone(),
+    );
     let sessions = service.sessions();
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()

@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use chemxor_proto::v1::partition_client::PartitionClient;
 use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SEALED_STATE_BYTES, v1};
+use chemxor_runtime::traces::Parent;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 use v1::{worker_reply, worker_request};
 
 use crate::failure::Failure;
@@ -74,11 +75,12 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Opens the stream and sends the public keys.
+    /// Opens the stream, names the trace it belongs to, and sends the public keys.
     pub(crate) async fn open(
         channel: Channel,
         open: v1::OpenEvaluation,
         bounds: ReplyBounds,
+        trace: &Parent,
     ) -> Result<Self, Failure> {
         let broke = |status: tonic::Status| Failure::from_status(&status);
         let (requests, receiver) = mpsc::channel(QUEUE);
@@ -90,7 +92,9 @@ impl Link {
         let mut client = PartitionClient::new(channel)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
-        let replies = client.serve(ReceiverStream::new(receiver)).await;
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        trace.inject(request.metadata_mut());
+        let replies = client.serve(request).await;
         let mut replies = replies.map_err(broke)?.into_inner();
         let opened = replies.message().await.map_err(broke)?;
         let opened = opened.and_then(|reply| reply.kind);

@@ -13,6 +13,7 @@ use chemxor_proto::{MAX_PUBLIC_KEYS_BYTES, PROTOCOL_VERSION, v1};
 use chemxor_runtime::peer::peer_certificate;
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::{bearer_token, status};
+use chemxor_runtime::traces::{Span, Tracer};
 use data_encoding::HEXLOWER;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,6 +52,7 @@ pub(crate) struct QueryService {
     /// How many sessions are open.
     open: Arc<watch::Sender<usize>>,
     organisations: Arc<Organisations>,
+    tracer: Tracer,
     stop: CancellationToken,
 }
 
@@ -107,8 +109,8 @@ impl QueryService {
     pub(crate) fn new(
         limits: Limits,
         routes: Arc<Routes>,
-        registry: ControlClient<Channel>,
-        metering: MeteringClient<Channel>,
+        (registry, metering): (ControlClient<Channel>, MeteringClient<Channel>),
+        tracer: Tracer,
         stop: CancellationToken,
     ) -> Self {
         let share = limits.retry_percent as f32 / 100.0;
@@ -121,6 +123,7 @@ impl QueryService {
             shared: Shared { limits, budget },
             organisations: Arc::default(),
             open: Arc::new(watch::Sender::new(0)),
+            tracer,
             stop,
         }
     }
@@ -199,7 +202,11 @@ impl Query for QueryService {
         getrandom::fill(&mut id)
             .map_err(|_| status(ErrorId::Internal, "the system gives no randomness"))?;
         let request_id = HEXLOWER.encode(&id);
-        let opened = self.open(id, request).await;
+        // ends with the session, or here when it is refused
+        let mut trace = self.tracer.session(request.metadata());
+        trace.text("chemxor.session.id", &request_id);
+        let opened = self.open(id, request, &mut trace).await;
+        trace.settle(&opened);
         let outcome = if opened.is_ok() { "opened" } else { "refused" };
         metrics::counter!("chemxor_gateway_sessions_total", "outcome" => outcome).increment(1);
         // the id that stands in the logs of gateway and workers goes to the client either way
@@ -229,6 +236,7 @@ impl QueryService {
         &self,
         id: [u8; 16],
         request: Request<Streaming<v1::ClientFrame>>,
+        trace: &mut Span,
     ) -> Result<mpsc::Receiver<Result<v1::ServerFrame, Status>>, Status> {
         let peer = peer_certificate(&request)?;
         if !matches!(peer.subject, Subject::Client(_)) {
@@ -241,6 +249,7 @@ impl QueryService {
         let mut frames = request.into_inner();
         let (model, public_keys) = opening(&mut frames, &limits).await?;
         let registry = self.registry.clone();
+        let parent = trace.parent();
         let asked = authorise(
             registry.clone(),
             &self.routes,
@@ -248,17 +257,22 @@ impl QueryService {
             &token,
             &peer,
             model,
+            &parent,
         );
         let grant = asked.await?;
+        trace.text("chemxor.model.name", &grant.model);
+        trace.text("chemxor.model.version", &grant.version.to_string());
         let most = limits.sessions_per_organisation;
         let member = Member::admit(&self.organisations, &grant.organisation, most)?;
-        let recheck = Recheck::new(registry, &grant, limits);
+        let recheck = Recheck::new(registry, &grant, limits, trace.parent());
         let (sender, receiver) = mpsc::channel(QUEUE);
         let meter = Meter::open(self.metering.clone(), id, &grant, &limits).await?;
-        let session = Session::new(id, grant, meter, public_keys, &self.shared, sender);
+        let trace = std::mem::take(trace);
+        let (shared, parent) = (&self.shared, trace.parent());
+        let session = Session::new(id, grant, meter, public_keys, shared, sender, parent);
         let stop = self.stop.clone();
         tokio::spawn(async move {
-            session.run(frames, recheck, stop).await;
+            session.run(frames, recheck, stop, trace).await;
             drop((member, counted));
         });
         Ok(receiver)

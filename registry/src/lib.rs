@@ -129,7 +129,9 @@ pub async fn start(
         .await
         .map_err(RegistryError::Listen)?;
     let addr = listener.local_addr().map_err(RegistryError::Listen)?;
-    let services = Services::new(store.clone(), &config.tls.ca);
+    let mut served = serve::Served::new(&config.tls, config.operations)?;
+    let tracer = served.trace("registry", "")?;
+    let services = Services::new(store.clone(), &config.tls.ca, tracer);
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
     let (interval, timeout) = KEEPALIVE;
     let router = Server::builder()
@@ -144,7 +146,6 @@ pub async fn start(
         .add_service(CertificatesServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(MeteringServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
-    let served = serve::Served::new(&config.tls, config.operations)?;
     tracing::info!(%addr, "registry listens");
     let housekeeping = collect(store.clone(), config.orphan_hours);
     tokio::spawn(store.follow_rights(stop.clone()));

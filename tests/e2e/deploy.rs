@@ -68,7 +68,9 @@ fn sample_configurations_parse_and_show_every_key() {
         for field in fields {
             let lines: Vec<&str> = sample.lines().collect();
             let at = lines.iter().position(|line| {
-                line.starts_with(&format!("{field} =")) || *line == format!("[{field}]")
+                line.starts_with(&format!("{field} ="))
+                    || *line == format!("[{field}]")
+                    || *line == format!("[operations.{field}]")
             });
             let at = at.unwrap_or_else(|| panic!("{name} does not show {field}"));
             // certificate and key share one comment

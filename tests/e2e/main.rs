@@ -14,6 +14,8 @@ mod operations;
 mod platform;
 mod privacy;
 mod quotas;
+#[cfg(feature = "otel")]
+mod traces;
 mod transcripts;
 mod versions;
 mod workflow;

@@ -64,6 +64,7 @@ pub(crate) struct Platform {
     authority: DevAuthority,
     worker_config: String,
     gateway_config: String,
+    registry_config: String,
     folder: tempfile::TempDir,
 }
 
@@ -75,6 +76,14 @@ impl Platform {
 
     /// The same with more lines in the configuration of each worker.
     pub(crate) fn start_with(workers: usize, worker_config: &str) -> Self {
+        Self::start_configured(workers, ["", "", worker_config])
+    }
+
+    /// The same with more lines in the configurations of registry, gateway and each worker.
+    pub(crate) fn start_configured(
+        workers: usize,
+        [registry_config, gateway_config, worker_config]: [&str; 3],
+    ) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::Builder::new()
             .prefix("cxe2e")
@@ -91,7 +100,8 @@ impl Platform {
             cluster,
             authority,
             worker_config: worker_config.to_owned(),
-            gateway_config: String::new(),
+            gateway_config: gateway_config.to_owned(),
+            registry_config: registry_config.to_owned(),
             folder,
         };
         platform.start_registry();
@@ -172,9 +182,10 @@ impl Platform {
                 s.address.replace("localhost", "127.0.0.1")
             });
         let config = format!(
-            "listen = {listen:?}\ndatabase_url = {:?}\n{}",
+            "listen = {listen:?}\ndatabase_url = {:?}\n{}\n{}",
             self.cluster.url("postgres"),
-            self.tls(&Subject::Registry, "registry")
+            self.tls(&Subject::Registry, "registry"),
+            self.registry_config
         );
         self.registry = Some(self.spawn("registry", "registry", &config));
     }

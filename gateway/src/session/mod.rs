@@ -20,6 +20,7 @@ use chemxor_core::ErrorId;
 use chemxor_proto::v1;
 use chemxor_proto::v1::client_frame::Kind;
 use chemxor_runtime::status::{error_id, status};
+use chemxor_runtime::traces::{Parent, Span};
 use data_encoding::HEXLOWER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -92,6 +93,7 @@ pub(crate) struct Session {
     links: Links,
     outbox: Outbox,
     meter: Meter,
+    trace: Parent,
     /// Why no query may begin any more; those that run go on.
     spent: watch::Sender<Option<Status>>,
     tally: Tally,
@@ -111,6 +113,7 @@ impl Session {
         public_keys: Bytes,
         shared: &Shared,
         client: Sender,
+        trace: Parent,
     ) -> Arc<Self> {
         let limits = shared.limits;
         let bounds = Bounds {
@@ -136,9 +139,10 @@ impl Session {
             limits,
             born: Instant::now(),
             state: Mutex::new(SessionState::new(bounds)),
-            links: Links::new(open, replies),
+            links: Links::new(open, replies, trace.clone()),
             outbox: Outbox::new(client, limits.step_timeout()),
             meter,
+            trace,
             spent: watch::Sender::new(None),
             tally: Tally::default(),
             public_key_bytes,
@@ -156,16 +160,17 @@ impl Session {
         self.born.elapsed()
     }
 
-    /// Serves the session until the client or the platform ends it.
+    /// Serves the session until the client or the platform ends it, and its trace with it.
     pub(crate) async fn run(
         self: Arc<Self>,
         frames: Streaming<v1::ClientFrame>,
         recheck: Recheck,
         stop: CancellationToken,
+        trace: Span,
     ) {
         let id = HEXLOWER.encode(&self.id);
         let span = tracing::info_span!("session", id, version = %self.grant.version);
-        self.run_in_span(frames, recheck, stop)
+        self.run_in_span(frames, recheck, stop, trace)
             .instrument(span)
             .await;
     }
@@ -175,6 +180,7 @@ impl Session {
         frames: Streaming<v1::ClientFrame>,
         recheck: Recheck,
         stop: CancellationToken,
+        mut trace: Span,
     ) {
         tracing::info!(subject = self.grant.subject, "session opened");
         let tasks = TaskTracker::new();
@@ -198,15 +204,25 @@ impl Session {
         tasks.wait().await;
         self.meter.settle().await;
         let reason = match end {
-            End::Done => "the client is done".to_owned(),
-            End::Gone => "the client has gone".to_owned(),
+            End::Done => {
+                trace.succeed();
+                "the client is done".to_owned()
+            }
+            End::Gone => {
+                // where a query still ran, the trace counts as cancelled
+                if self.state().running() == 0 {
+                    trace.succeed();
+                }
+                "the client has gone".to_owned()
+            }
             End::Refused(refusal) => {
+                trace.fail(error_id(&refusal).unwrap_or(ErrorId::Internal));
                 let reason = refusal.message().to_owned();
                 self.outbox.farewell(refusal).await;
                 reason
             }
         };
-        self.summarise(&reason);
+        self.summarise(&reason, &mut trace);
     }
 
     /// Waits until the gateway stops and the queries that run have ended, or their time is over.
@@ -234,12 +250,15 @@ impl Session {
     }
 
     /// What the gateway saw.
-    fn summarise(&self, reason: &str) {
+    fn summarise(&self, reason: &str, trace: &mut Span) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (queries, unfinished) = {
             let state = self.state();
             (state.begun(), state.running())
         };
+        trace.number("chemxor.queries", queries);
+        trace.number("chemxor.steps", count(&self.tally.steps));
+        trace.number("chemxor.failed", count(&self.tally.failed));
         tracing::info!(
             subject = self.grant.subject,
             queries,

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chemxor_core::{join_replies, reply_groups};
+use chemxor_core::{ErrorId, join_replies, reply_groups};
 use chemxor_proto::{MAX_SEALED_STATE_BYTES, v1};
+use chemxor_runtime::traces::{Parent, Side};
 use tower::retry::budget::Budget;
 
 use super::Session;
@@ -29,14 +30,16 @@ type Slot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
 pub(super) struct Links {
     open: v1::OpenEvaluation,
     bounds: ReplyBounds,
+    trace: Parent,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
 impl Links {
-    pub(super) fn new(open: v1::OpenEvaluation, bounds: ReplyBounds) -> Self {
+    pub(super) fn new(open: v1::OpenEvaluation, bounds: ReplyBounds, trace: Parent) -> Self {
         Self {
             open,
             bounds,
+            trace,
             slots: Mutex::default(),
         }
     }
@@ -52,7 +55,8 @@ impl Links {
         if let Some(link) = slot.as_ref().filter(|link| !link.is_broken()) {
             return Ok(link.clone());
         }
-        let opening = Link::open(worker.channel(), self.open.clone(), self.bounds.clone());
+        let (open, bounds) = (self.open.clone(), self.bounds.clone());
+        let opening = Link::open(worker.channel(), open, bounds, &self.trace);
         let link = Arc::new(opening.await?);
         *slot = Some(link.clone());
         Ok(link)
@@ -69,7 +73,19 @@ impl Session {
     ) -> Result<(), ClientGone> {
         let started = Instant::now();
         let (query, step) = (evaluation.query(), evaluation.step());
-        let outcome = self.evaluate(&evaluation, message, limit).await;
+        let mut span = self.trace.child("step", Side::Internal);
+        span.number("chemxor.query", query);
+        span.number("chemxor.step", step.into());
+        let below = span.parent();
+        let outcome = self.evaluate(&evaluation, message, limit, &below).await;
+        match &outcome {
+            Ok(reply) => {
+                span.number("chemxor.compute_us", reply.compute_us.into());
+                span.succeed();
+            }
+            Err(failure) => span.fail(failure.id),
+        }
+        drop(span);
         let us = started.elapsed().as_micros() as u64;
         let up = message.len();
         let result = if outcome.is_ok() { "ok" } else { "failed" };
@@ -112,6 +128,7 @@ impl Session {
         evaluation: &Evaluation,
         message: &Bytes,
         limit: Duration,
+        trace: &Parent,
     ) -> Result<Answer, Failure> {
         let route = self.grant.route();
         let deadline = Instant::now() + limit;
@@ -119,7 +136,8 @@ impl Session {
         match route.step(step) {
             [] => Err(cannot(step, "no worker is placed there")),
             [whole] => {
-                let reply = self.share(evaluation, message, whole, deadline).await?;
+                let reply = self.share(evaluation, message, whole, deadline, trace);
+                let reply = reply.await?;
                 Ok(Answer {
                     message: reply.message.clone(),
                     sealed_states: reply.sealed_states.clone(),
@@ -130,7 +148,7 @@ impl Session {
             shares => {
                 let all = shares
                     .iter()
-                    .map(|share| self.share(evaluation, message, share, deadline));
+                    .map(|share| self.share(evaluation, message, share, deadline, trace));
                 // the first share that fails for good ends the others
                 join(futures::future::try_join_all(all).await?)
             }
@@ -144,6 +162,7 @@ impl Session {
         message: &Bytes,
         share: &Share,
         deadline: Instant,
+        trace: &Parent,
     ) -> Result<Reply, Failure> {
         let (query, step) = (evaluation.query(), evaluation.step());
         let mut tried = Tried::default();
@@ -171,8 +190,20 @@ impl Session {
             } else {
                 left
             };
+            let mut span = trace.child("attempt", Side::Client);
+            span.number("chemxor.query", query);
+            span.number("chemxor.step", step.into());
+            span.number("chemxor.attempt", attempt.into());
+            span.text("chemxor.worker.name", worker.name());
             let ask = self.ask(worker, evaluation, message, share, limit);
-            reason = match tokio::time::timeout(limit, ask).await {
+            let outcome = tokio::time::timeout(limit, ask).await;
+            match &outcome {
+                Ok(Ok(_)) => span.succeed(),
+                Ok(Err(failure)) => span.fail(failure.id),
+                Err(_) => span.fail(ErrorId::WorkerUnavailable),
+            }
+            drop(span);
+            reason = match outcome {
                 Ok(Ok(reply)) => {
                     worker.trust();
                     return Ok(reply);

@@ -3,6 +3,7 @@
 use chemxor_core::{ErrorId, WorkerName};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
+use chemxor_runtime::traces::Side;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
@@ -100,6 +101,30 @@ impl Control for Services {
         &self,
         request: Request<v1::AuthorizeSessionRequest>,
     ) -> Result<Response<v1::AuthorizeSessionResponse>, Status> {
+        let parent = self.tracer.remote(request.metadata());
+        let mut span = parent.child("authorize", Side::Server);
+        let outcome = self.authorize(request).await;
+        span.settle(&outcome);
+        outcome
+    }
+
+    async fn check_session(
+        &self,
+        request: Request<v1::CheckSessionRequest>,
+    ) -> Result<Response<v1::CheckSessionResponse>, Status> {
+        let parent = self.tracer.remote(request.metadata());
+        let mut span = parent.child("check", Side::Server);
+        let outcome = self.check(request).await;
+        span.settle(&outcome);
+        outcome
+    }
+}
+
+impl Services {
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeSessionRequest>,
+    ) -> Result<Response<v1::AuthorizeSessionResponse>, Status> {
         auth::gateway(&self.store, &request).await?;
         let request = request.into_inner();
         let token = zeroize::Zeroizing::new(request.token);
@@ -118,7 +143,7 @@ impl Control for Services {
         }))
     }
 
-    async fn check_session(
+    async fn check(
         &self,
         request: Request<v1::CheckSessionRequest>,
     ) -> Result<Response<v1::CheckSessionResponse>, Status> {

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chemxor_core::{ErrorId, ModelRef, VersionId};
+use chemxor_runtime::traces::Tracer;
 use tonic::Status;
 
 use crate::RegistryError;
@@ -26,13 +27,15 @@ pub(crate) struct Services {
     store: Store,
     /// Certificate of the platform's authority; read when a certificate is recorded.
     authority: Arc<Path>,
+    tracer: Tracer,
 }
 
 impl Services {
-    pub(crate) fn new(store: Store, authority: &Path) -> Self {
+    pub(crate) fn new(store: Store, authority: &Path, tracer: Tracer) -> Self {
         Self {
             store,
             authority: authority.into(),
+            tracer,
         }
     }
 }

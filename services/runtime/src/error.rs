@@ -28,6 +28,14 @@ pub enum RuntimeError {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// The export of traces.
+    #[error("operations.traces.endpoint {endpoint:?}: {reason}")]
+    Traces {
+        /// What `operations.traces.endpoint` says.
+        endpoint: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The descriptions of the services.
     #[error("reflection: {0}; report this")]
     Reflection(String),

@@ -17,6 +17,7 @@ pub mod shutdown;
 pub mod status;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 mod versioned;
 
 pub use error::RuntimeError;

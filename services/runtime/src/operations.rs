@@ -29,6 +29,30 @@ pub struct Operations {
     pub reflection: bool,
     /// Milliseconds that running calls may take to end after SIGTERM; 0 means 10 s.
     pub drain_ms: u64,
+    /// Where spans of sessions go; nowhere by default.
+    pub traces: Traces,
+}
+
+/// The `[operations.traces]` section; needs a program built with the feature `otel`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// `http://HOST:PORT` of an OpenTelemetry collector that takes OTLP over gRPC; empty: none.
+    pub endpoint: String,
+    /// Share of the sessions whose traces are recorded, between 0 and 1.
+    pub sample_ratio: f64,
+    /// Spans of one session that a service records; the session's own span counts the others.
+    pub spans_per_session: u32,
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            sample_ratio: 1.0,
+            spans_per_session: 1000,
+        }
+    }
 }
 
 /// Upper bounds of the buckets of every `_seconds` histogram.

@@ -23,6 +23,7 @@ use crate::peer::peer_subject;
 use crate::pki::Subject;
 use crate::status::status;
 use crate::tls::{Identity, TlsFiles};
+use crate::traces::Tracer;
 use crate::versioned::Versioned;
 pub use crate::versioned::{PROTOCOL_HEADER, VERSION_HEADER};
 
@@ -37,6 +38,7 @@ pub struct Served {
     identity: Arc<Identity>,
     operations: Operations,
     ready: watch::Sender<bool>,
+    tracer: Tracer,
 }
 
 impl Served {
@@ -46,6 +48,7 @@ impl Served {
             identity: Identity::load(tls)?,
             operations,
             ready: watch::Sender::new(true),
+            tracer: Tracer::default(),
         })
     }
 
@@ -59,6 +62,13 @@ impl Served {
         self.ready.clone()
     }
 
+    /// Begins to export traces, when the configuration says so; what is queued at the end of
+    /// [`Served::run`] leaves then.
+    pub fn trace(&mut self, service: &'static str, instance: &str) -> Result<Tracer, RuntimeError> {
+        self.tracer = Tracer::start(&self.operations.traces, service, instance)?;
+        Ok(self.tracer.clone())
+    }
+
     /// How long running calls may go on after the stop.
     pub fn drain(&self) -> Duration {
         match self.operations.drain_ms {
@@ -69,6 +79,18 @@ impl Served {
 
     /// Serves on a bound listener until `stop`; running calls then may end.
     pub async fn run(
+        self,
+        router: Router,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), RuntimeError> {
+        let tracer = self.tracer.clone();
+        let ended = self.serve(router, listener, stop).await;
+        tracer.end().await;
+        ended
+    }
+
+    async fn serve(
         self,
         router: Router,
         listener: TcpListener,

@@ -64,7 +64,8 @@ pub async fn start(
         .map_err(WorkerError::Listen)?;
     let addr = listener.local_addr().map_err(WorkerError::Listen)?;
     let endpoint = config.advertise.clone().unwrap_or_else(|| addr.to_string());
-    let served = serve::Served::new(&config.tls, config.operations.clone())?;
+    let mut served = serve::Served::new(&config.tls, config.operations.clone())?;
+    let tracer = served.trace("worker", config.name.as_str())?;
     let ready = served.ready();
     // until the first assignments have been prepared
     ready.send_replace(false);
@@ -78,7 +79,7 @@ pub async fn start(
     };
     let name = config.name.clone();
     let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));
-    let service = PartitionService::new(models.clone(), config.threads(), stop.clone());
+    let service = PartitionService::new(models.clone(), config.threads(), tracer, stop.clone());
     let router = Server::builder()
         .initial_stream_window_size(Some(tls::STREAM_WINDOW))
         .initial_connection_window_size(Some(tls::CONNECTION_WINDOW))

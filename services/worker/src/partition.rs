@@ -8,6 +8,7 @@ use chemxor_proto::v1::partition_server::Partition;
 use chemxor_runtime::peer::peer_subject;
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::status;
+use chemxor_runtime::traces::Tracer;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ pub(crate) struct Worker {
     /// Held while a step is evaluated: as many as it is heavy.
     pub(crate) permits: Arc<Semaphore>,
     most: u32,
+    pub(crate) tracer: Tracer,
     pub(crate) stop: CancellationToken,
 }
 
@@ -38,12 +40,18 @@ impl Worker {
 pub(crate) struct PartitionService(Arc<Worker>);
 
 impl PartitionService {
-    pub(crate) fn new(models: Arc<Models>, evaluations: usize, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        models: Arc<Models>,
+        evaluations: usize,
+        tracer: Tracer,
+        stop: CancellationToken,
+    ) -> Self {
         metrics::gauge!("chemxor_worker_permits").set(evaluations as f64);
         Self(Arc::new(Worker {
             models,
             permits: Arc::new(Semaphore::new(evaluations)),
             most: u32::try_from(evaluations).unwrap_or(u32::MAX),
+            tracer,
             stop,
         }))
     }
@@ -68,9 +76,10 @@ impl Partition for PartitionService {
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let worker = self.0.clone();
+        let trace = worker.tracer.remote(request.metadata());
         let stream = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = session::run(stream, &sender, worker).await {
+            if let Err(status) = session::run(stream, &sender, worker, trace).await {
                 // the gateway may be gone, then nobody needs the status
                 let _ = sender.send(Err(status)).await;
             }

@@ -17,6 +17,7 @@ use chemxor_proto::{
     MAX_FRAME_BYTES, MAX_PUBLIC_KEYS_BYTES, MAX_SEALED_STATE_BYTES, MAX_SHARES, MAX_STEP_BYTES, v1,
 };
 use chemxor_runtime::status::status;
+use chemxor_runtime::traces::{Parent, Side};
 use data_encoding::HEXLOWER;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ struct Session {
     version: VersionId,
     keys: PublicKeys,
     seeds: SeedLog,
+    trace: Parent,
 }
 
 #[derive(Default)]
@@ -58,12 +60,13 @@ pub(crate) async fn run(
     mut stream: Streaming<v1::WorkerRequest>,
     replies: &Sender,
     worker: Arc<Worker>,
+    trace: Parent,
 ) -> Result<(), Status> {
     let first = stream.message().await?.and_then(|request| request.kind);
     let Some(v1::worker_request::Kind::Open(open)) = first else {
         return Err(malformed("the first frame of a stream must open it"));
     };
-    let session = Arc::new(prepare(open, &worker.models).await?);
+    let session = Arc::new(prepare(open, &worker.models, trace).await?);
     let id = HEXLOWER.encode(&session.id);
     let span = tracing::info_span!("session", id, version = %session.version);
     let opened = v1::worker_reply::Kind::Opened(v1::EvaluationOpened {});
@@ -124,6 +127,9 @@ async fn serve(
             0 => NO_LIMIT,
             ms => Duration::from_millis(ms.into()),
         };
+        let mut span = session.trace.child("evaluate", Side::Server);
+        span.number("chemxor.query", at.0);
+        span.number("chemxor.step", at.1.into());
         let work = evaluate(
             session.clone(),
             at,
@@ -139,6 +145,16 @@ async fn serve(
                 () = over.cancelled() => None,
                 () = replies.closed() => None,
             };
+            match &outcome {
+                Some(Ok(done)) => {
+                    span.number("chemxor.compute_us", done.compute_us.into());
+                    span.succeed();
+                }
+                Some(Err(failure)) => span.fail(failure.id),
+                // dropped so, it counts as cancelled
+                None => {}
+            }
+            drop(span);
             // marks it as over for the list of what runs
             over.cancel();
             drop(pending);
@@ -193,7 +209,11 @@ fn assemble(
     Ok(done.and_then(|message| Some((message, partial.remove(&at)?))))
 }
 
-async fn prepare(open: v1::OpenEvaluation, models: &Models) -> Result<Session, Status> {
+async fn prepare(
+    open: v1::OpenEvaluation,
+    models: &Models,
+    trace: Parent,
+) -> Result<Session, Status> {
     let argument = |message: &str| status(ErrorId::ArgumentInvalid, message);
     let version: VersionId = open
         .version
@@ -221,6 +241,7 @@ async fn prepare(open: v1::OpenEvaluation, models: &Models) -> Result<Session, S
         version,
         keys,
         seeds,
+        trace,
     })
 }
 
