@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use crate::platform::{Platform, wait_until};
 
 /// Predictions of two runs differ by a few output steps at most: both are stochastically rounded.
-const TOLERANCE: f64 = 0.6;
+pub(crate) const TOLERANCE: f64 = 0.6;
 /// A batch is started again so often before a round counts as lost.
 const ATTEMPTS: usize = 5;
 
@@ -23,7 +23,7 @@ enum Victim {
     Postgres,
 }
 
-fn library(platform: &Platform, rows: usize) -> String {
+pub(crate) fn library(platform: &Platform, rows: usize) -> String {
     let data = include_str!("../../data/esol.csv");
     let lines: Vec<&str> = data.lines().skip(1).collect();
     let mut text = String::from("id,smiles\n");
@@ -36,12 +36,12 @@ fn library(platform: &Platform, rows: usize) -> String {
     path.display().to_string()
 }
 
-fn lines_of(path: &Path) -> usize {
+pub(crate) fn lines_of(path: &Path) -> usize {
     std::fs::read(path).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count())
 }
 
 /// The predictions, after a check that each row is in its place.
-fn read(path: &Path, rows: usize) -> Vec<f64> {
+pub(crate) fn read(path: &Path, rows: usize) -> Vec<f64> {
     let mut reader = csv::Reader::from_path(path).unwrap();
     let header = reader.headers().unwrap().clone();
     let column = |name: &str| header.iter().position(|column| column == name).unwrap();

@@ -225,9 +225,7 @@ impl Profile {
 
 /// Writes a file, replacing an older one at once.
 fn write_new(path: &Path, text: &str) -> Result<()> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).with_context(|| new.display().to_string())?;
-    std::fs::rename(&new, path).with_context(|| path.display().to_string())
+    Ok(chemxor_client::files::replace(path, text.as_bytes())?)
 }
 
 /// Refuses what cannot be the name of a folder.

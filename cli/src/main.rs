@@ -41,9 +41,12 @@ fn main() -> ExitCode {
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .build();
-    let outcome = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(commands::run(args)));
+    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            chemxor_runtime::shutdown::survive_file_limit();
+            commands::run(args).await
+        })
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<output::Ended>() {

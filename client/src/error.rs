@@ -21,7 +21,7 @@ pub enum ClientError {
     },
     /// The connection broke.
     #[error(
-        "the connection to {endpoint} failed: {reason}; check that the service runs and that the certificates are its own"
+        "the connection to {endpoint} failed: {reason}; check that the service runs and that the certificates are its own; `chemxor doctor` looks at certificates and clocks"
     )]
     Connection {
         /// host:port.
@@ -121,7 +121,14 @@ impl ClientError {
                 }
             }
             None => {
-                let reason = format!("{:?}: {}", status.code(), status.message());
+                let mut reason = format!("{:?}: {}", status.code(), status.message());
+                // what TLS said is at the end of the chain
+                let mut source = std::error::Error::source(status);
+                while let Some(cause) = source {
+                    reason = format!("{reason}: {cause}");
+                    source = cause.source();
+                }
+                reason.push_str(chemxor_runtime::tls::clock_advice(&reason));
                 Self::Connection {
                     endpoint: endpoint.to_owned(),
                     reason,

@@ -1,6 +1,7 @@
-//! Files with secrets: written with owner-only permissions, refused when others may read them.
+//! Files that appear complete or not at all. Those with secrets are written with owner-only
+//! permissions and refused when others may read them.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -15,13 +16,50 @@ fn refuse(path: &Path, reason: impl std::fmt::Display) -> ClientError {
     }
 }
 
+/// What the system said, and what to do when there is no room.
+pub(crate) fn said(error: &std::io::Error, next: &str) -> String {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            format!("{error}; free space on its disk, then {next}")
+        }
+        ErrorKind::FileTooLarge => {
+            format!("{error}; raise the limit (`ulimit -f`) or take another disk, then {next}")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn refuse_write(path: &Path, error: &std::io::Error) -> ClientError {
+    refuse(path, said(error, "run the command again"))
+}
+
+/// Writes a file in place of an older one, complete or not at all: when the disk is full the older
+/// one stays as it was. What is no plain file (`/dev/stdout`) is written to.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
+    let found = std::fs::metadata(path);
+    if found.is_ok_and(|found| !found.is_file()) {
+        return std::fs::write(path, bytes).map_err(|error| refuse_write(path, &error));
+    }
+    // a link goes on to point to the file
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut new = target.as_os_str().to_owned();
+    new.push(".new");
+    let written = std::fs::File::create(&new)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&new, &target));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&new);
+        refuse_write(path, &error)
+    })
+}
+
 /// Writes a new file that only its owner may read; never overwrites one.
 pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     if let Some(folder) = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
     {
-        std::fs::create_dir_all(folder).map_err(|error| refuse(folder, error))?;
+        std::fs::create_dir_all(folder).map_err(|error| refuse_write(folder, &error))?;
     }
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -29,14 +67,18 @@ pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
         .mode(0o600)
         .open(path)
         .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => {
+            ErrorKind::AlreadyExists => {
                 refuse(path, "already exists; choose another name or move it away")
             }
-            _ => refuse(path, error),
+            _ => refuse_write(path, &error),
         })?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
-        .map_err(|error| refuse(path, error))
+        .map_err(|error| {
+            // half a key is none, and would be in the way of the next attempt
+            let _ = std::fs::remove_file(path);
+            refuse_write(path, &error)
+        })
 }
 
 /// Writes a file that only its owner may read, in place of an older one: complete or not at all.
@@ -45,13 +87,13 @@ pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     new.push(".new");
     let new = Path::new(&new);
     match std::fs::remove_file(new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(refuse(new, error));
         }
         _ => {}
     }
     create_secret(new, bytes)?;
-    std::fs::rename(new, path).map_err(|error| refuse(path, error))
+    std::fs::rename(new, path).map_err(|error| refuse_write(path, &error))
 }
 
 /// Reads a secret file of at most `limit` bytes, after checking that only its owner may read it.

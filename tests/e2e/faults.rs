@@ -146,7 +146,7 @@ fn revoking_a_version_stops_a_running_batch_with_the_reason() {
 }
 
 /// The output without what encryption rounds at random: every field but the numbers.
-fn without_numbers(path: &std::path::Path) -> Vec<Vec<String>> {
+pub(crate) fn without_numbers(path: &std::path::Path) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(path).unwrap();
     let header = reader.headers().unwrap().clone();
     let kept = |name: &str| !["prediction", "low90", "high90"].contains(&name);

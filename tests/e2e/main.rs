@@ -4,8 +4,10 @@
 
 mod architecture;
 mod book;
+mod clock;
 mod conformance;
 mod deploy;
+mod disk;
 mod enrolment;
 mod faults;
 mod governance;

@@ -65,6 +65,8 @@ pub(crate) struct Platform {
     worker_config: String,
     gateway_config: String,
     registry_config: String,
+    /// More environment for services that are started from here on.
+    pub(crate) environment: Vec<(&'static str, String)>,
     folder: tempfile::TempDir,
 }
 
@@ -102,6 +104,7 @@ impl Platform {
             worker_config: worker_config.to_owned(),
             gateway_config: gateway_config.to_owned(),
             registry_config: registry_config.to_owned(),
+            environment: Vec::new(),
             folder,
         };
         platform.start_registry();
@@ -154,6 +157,7 @@ impl Platform {
                 &ready,
             ])
             .env("CHEMXOR_LOG", log_level)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -347,6 +351,15 @@ impl Platform {
         let output = self.run(arguments);
         assert!(!output.status.success(), "{arguments:?} should fail");
         String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Whether every service that was started still runs.
+    pub(crate) fn alive(&mut self) -> bool {
+        let services = self.workers.iter_mut().flatten();
+        let services = services.chain(&mut self.gateway).chain(&mut self.registry);
+        services
+            .into_iter()
+            .all(|service| matches!(service.child.try_wait(), Ok(None)))
     }
 
     /// Trains a small model on the repository's data, publishes it and, if asked, approves it.

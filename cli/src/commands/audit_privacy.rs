@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use chemxor_client::files;
 use chemxor_core::Bundle;
 use chemxor_nets::{AuditOptions, PrivacyAudit, Proportion, Target, audit, state_audit};
 
@@ -37,12 +38,11 @@ pub(crate) fn run(format: Format, args: &AuditPrivacyArgs) -> Result<()> {
     bar.finish();
     if let Some(path) = &args.output {
         let json = serde_json::to_vec(&found)?;
-        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        files::replace(path, &json).context("cannot write the audit")?;
     }
     if args.update_bundle {
         let stated = state_audit(&bundle, &found)?;
-        std::fs::write(path, stated.to_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        files::replace(path, &stated.to_bytes()).context("cannot write the bundle")?;
         eprintln!("{}: now version {}", path.display(), stated.version());
     }
     output::print(format, &found, || print(&found))

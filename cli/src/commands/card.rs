@@ -55,7 +55,7 @@ fn draft(format: Format, args: &CardDraftArgs) -> Result<()> {
         bail!("{place} exists; choose another file");
     }
     let text = serde_json::to_string_pretty(&card)? + "\n";
-    std::fs::write(&args.output, text).with_context(|| place.to_string())?;
+    chemxor_client::files::replace(&args.output, text.as_bytes())?;
     let value = json!({ "output": args.output, "version": card.version, "open": open });
     output::print(format, &value, || {
         say!("{place} written; {open} places are still to be written");

@@ -104,8 +104,8 @@ pub(crate) fn run(format: Format, args: &EvaluateArgs) -> Result<()> {
         audit: args.audit.as_deref().map(read_audit).transpose()?,
     };
     if let Some(path) = &args.report {
-        std::fs::write(path, page.html())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        chemxor_client::files::replace(path, page.html().as_bytes())
+            .context("cannot write the report")?;
     }
     let figures: Vec<_> = page
         .series

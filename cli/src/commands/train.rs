@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use chemxor_client::files;
 use chemxor_nets::{
     Budget, Comparison, Dataset, ForeignModel, Page, PrivacyAudit, Trained, TreeModel, choose,
     read_onnx, state_audit,
@@ -84,8 +85,7 @@ fn write_report(args: &TrainArgs, dataset: &Dataset, trained: &Trained) -> Resul
         .unwrap_or_else(|| args.output.with_extension("html"));
     let audit = args.audit.as_deref().map(read_audit).transpose()?;
     let page = Page::of_training(trained, dataset.outputs(), audit);
-    std::fs::write(&path, page.html())
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    files::replace(&path, page.html().as_bytes()).context("cannot write the report")?;
     Ok(path)
 }
 
@@ -124,11 +124,10 @@ fn finish(
         trained.bundle = state_audit(&trained.bundle, &read_audit(path)?)?;
     }
     let trained = &trained;
-    std::fs::write(&args.output, trained.bundle.to_bytes())
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    files::replace(&args.output, &trained.bundle.to_bytes()).context("cannot write the bundle")?;
     if let Some(path) = &args.holdout {
-        write_holdout(path, trained, dataset.outputs())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let rows = holdout(trained, dataset.outputs())?;
+        files::replace(path, &rows).context("cannot write the held-out molecules")?;
     }
     let page = write_report(args, dataset, trained)?;
     let report = &trained.report;
@@ -205,8 +204,8 @@ fn finish(
 }
 
 /// Columns `measured`, `plain` and `twin`; of several outputs each with `:NAME`.
-fn write_holdout(path: &Path, trained: &Trained, outputs: &[String]) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path)?;
+fn holdout(trained: &Trained, outputs: &[String]) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
     let several = outputs.len() > 1;
     let targets = trained.held_out.first().map_or(1, |row| row.measured.len());
     let mut header = vec!["line".to_owned(), "smiles".to_owned()];
@@ -237,5 +236,5 @@ fn write_holdout(path: &Path, trained: &Trained, outputs: &[String]) -> Result<(
         let first = [row.line.to_string(), row.smiles.clone()];
         writer.write_record(first.into_iter().chain(fields))?;
     }
-    Ok(writer.flush()?)
+    Ok(writer.into_inner()?)
 }

@@ -154,7 +154,7 @@ fn write_proof(path: &Path, model: &v1::ModelVersion) -> Result<()> {
         bail!("{} exists; choose another file", path.display());
     }
     let text = serde_json::to_string_pretty(&proof)?;
-    std::fs::write(path, text).with_context(|| path.display().to_string())
+    Ok(chemxor_client::files::replace(path, text.as_bytes())?)
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &VerifyArgs) -> Result<()> {

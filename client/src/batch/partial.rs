@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::record::split_end;
 use super::source::{Header, Item, Row, refuse};
 use crate::ClientError;
+use crate::files::said;
 
 /// Longest text that follows an input row.
 const MAX_SUFFIX: u64 = 1 << 16;
@@ -33,6 +34,11 @@ pub fn partial_path(output: &Path) -> PathBuf {
 /// Where it is written what a run was started with.
 pub fn run_path(output: &Path) -> PathBuf {
     beside(output, ".run")
+}
+
+/// A write that failed; the run can go on from what is there.
+fn refuse_write(path: &Path, error: &std::io::Error) -> ClientError {
+    refuse(path, said(error, "go on with --resume"))
 }
 
 /// What a run was started with; the content of `OUT.run`.
@@ -78,11 +84,15 @@ impl RunRecord {
     pub(crate) fn write(&self, output: &Path) -> Result<(), ClientError> {
         let (path, new) = (run_path(output), beside(output, ".run.new"));
         let text = serde_json::to_vec(self).map_err(|error| refuse(&new, error))?;
-        let mut file = File::create(&new).map_err(|error| refuse(&new, error))?;
+        let again = |error: &std::io::Error| refuse(&path, said(error, "run the command again"));
+        let mut file = File::create(&new).map_err(|error| again(&error))?;
         file.write_all(&text)
             .and_then(|()| file.sync_all())
             .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|error| refuse(&path, error))
+            .map_err(|error| {
+                let _ = std::fs::remove_file(&new);
+                again(&error)
+            })
     }
 }
 
@@ -133,7 +143,7 @@ impl Partial {
 
     pub(crate) fn append(&mut self, parts: &[&[u8]]) -> Result<(), ClientError> {
         let written = parts.iter().try_for_each(|part| self.file.write_all(part));
-        written.map_err(|error| refuse(&self.path, error))?;
+        written.map_err(|error| refuse_write(&self.path, &error))?;
         if self.flushed.elapsed() >= FLUSH_EVERY {
             self.flush()?;
         }
@@ -142,7 +152,8 @@ impl Partial {
 
     pub(crate) fn flush(&mut self) -> Result<(), ClientError> {
         self.flushed = std::time::Instant::now();
-        self.file.flush().map_err(|error| refuse(&self.path, error))
+        let flushed = self.file.flush();
+        flushed.map_err(|error| refuse_write(&self.path, &error))
     }
 
     /// Everything is on the disk when this returns.
@@ -151,13 +162,13 @@ impl Partial {
         self.file
             .get_ref()
             .sync_all()
-            .map_err(|error| refuse(&self.path, error))
+            .map_err(|error| refuse_write(&self.path, &error))
     }
 
     /// Gives the complete file its final name.
     pub(crate) fn finish(mut self, output: &Path) -> Result<(), ClientError> {
         self.sync()?;
-        std::fs::rename(&self.path, output).map_err(|error| refuse(output, error))?;
+        std::fs::rename(&self.path, output).map_err(|error| refuse_write(output, &error))?;
         match std::fs::remove_file(run_path(output)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(refuse(&run_path(output), error))

@@ -1,9 +1,10 @@
 //! Whether a client may query a version now, and who serves it. Asked at the start of a session and
 //! again while it runs, so that a revocation reaches it.
 
+use std::time::Duration;
+
 use chemxor_core::{Action, ErrorId, ModelRef, State, VersionId};
 use chemxor_proto::v1;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::RegistryError;
@@ -87,9 +88,9 @@ impl Store {
         let revision = self
             .quota_revision(&row.name, &holder.caller.organisation)
             .await?;
-        let sunset = row.sunset_at.map(|at| at - OffsetDateTime::now_utc());
-        let lifetime = sunset.map_or(holder.left, |left| {
-            holder.left.min(left.try_into().unwrap_or_default())
+        let lifetime = row.seconds_to_sunset.map_or(holder.left, |left| {
+            let left = Duration::try_from_secs_f64(left).unwrap_or_default();
+            holder.left.min(left)
         });
         let key = (*version, token);
         self.rights.put_session(asked, key, lifetime, revision);

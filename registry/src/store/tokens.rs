@@ -215,24 +215,26 @@ impl Store {
             .map_err(|error| RegistryError::refused(ErrorId::Internal, error.to_string()))?;
         let digest = token::digest(&secret).ok_or(RegistryError::Corrupt("token"))?;
         let id = Uuid::now_v7();
-        let expires_at = OffsetDateTime::now_utc() + order.lifetime;
         let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
         let mut tx = self.begin("create token").await?;
         tx.add_member(order.organisation, subject, "person", &names)
             .await?;
-        sqlx::query(
+        // by the database's clock, as it is checked: this machine's may be wrong
+        let row = sqlx::query(
             "insert into tokens (id, subject, roles, digest, expires_at, organisation, models)
-             values ($1, $2, $3, $4, $5, $6, $7)",
+             values ($1, $2, $3, $4, now() + make_interval(secs => $5), $6, $7)
+             returning expires_at",
         )
         .bind(id)
         .bind(subject)
         .bind(&names)
         .bind(digest.as_slice())
-        .bind(expires_at)
+        .bind(order.lifetime.as_secs_f64())
         .bind(order.organisation)
         .bind((!order.models.is_empty()).then_some(order.models))
-        .execute(tx.connection())
+        .fetch_one(tx.connection())
         .await?;
+        let expires_at = row.try_get("expires_at")?;
         let detail = format!("for {}/{subject}: {}", order.organisation, names.join(" "));
         let object = id.to_string();
         tx.audit(Event {

@@ -35,6 +35,8 @@ pub struct VersionRow {
     pub sunset_at: Option<OffsetDateTime>,
     /// By the database's clock.
     pub is_past_sunset: bool,
+    /// Seconds until the sunset, by the database's clock.
+    pub seconds_to_sunset: Option<f64>,
     /// When its upload began.
     pub created_at: OffsetDateTime,
 }
@@ -42,7 +44,8 @@ pub struct VersionRow {
 /// What [`read`] reads; the model is `m`, the version `v`.
 macro_rules! columns {
     () => {
-        "v.*, m.organisation, coalesce(v.sunset_at <= now(), false) as is_past_sunset"
+        "v.*, m.organisation, coalesce(v.sunset_at <= now(), false) as is_past_sunset,
+         extract(epoch from v.sunset_at - now())::double precision as seconds_to_sunset"
     };
 }
 
@@ -86,6 +89,7 @@ fn read(row: &PgRow) -> Result<VersionRow, RegistryError> {
             .zip(row.try_get("counter_signature")?),
         sunset_at: row.try_get("sunset_at")?,
         is_past_sunset: row.try_get("is_past_sunset")?,
+        seconds_to_sunset: row.try_get("seconds_to_sunset")?,
         created_at: row.try_get("created_at")?,
     })
 }

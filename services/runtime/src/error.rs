@@ -41,7 +41,7 @@ pub enum RuntimeError {
     Reflection(String),
     /// A peer cannot be reached.
     #[error(
-        "cannot reach {endpoint}: {reason}; check that it runs and that its certificate is of the same authority"
+        "cannot reach {endpoint}: {reason}; check that it runs and that its certificate is of the same authority; `chemxor doctor` looks at certificates and clocks"
     )]
     Unreachable {
         /// host:port.

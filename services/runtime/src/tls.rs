@@ -228,6 +228,20 @@ async fn dial(
     Ok(TokioIo::new(connector.connect(name, stream).await?))
 }
 
+/// What to look at when this failure is of a certificate outside its time; else nothing.
+pub fn clock_advice(reason: &str) -> &'static str {
+    // the verifier's words, and the alert by which the other side says the same
+    let outside = [
+        "certificate expired",
+        "certificate not valid yet",
+        "CertificateExpired",
+    ];
+    match outside.iter().any(|words| reason.contains(words)) {
+        true => " (a certificate is outside its time: it has ended, or a clock is wrong)",
+        false => "",
+    }
+}
+
 /// Connects to host:port now.
 pub async fn connect(address: &str, files: &TlsFiles) -> Result<Channel, RuntimeError> {
     let identity = Identity::load(files)?;
@@ -244,6 +258,7 @@ pub async fn connect(address: &str, files: &TlsFiles) -> Result<Channel, Runtime
             reason = format!("{reason}: {cause}");
             source = cause.source();
         }
+        reason.push_str(clock_advice(&reason));
         RuntimeError::Unreachable {
             endpoint: address.to_owned(),
             reason,
