@@ -95,9 +95,9 @@ pub(crate) enum Command {
     /// List the models that you may see.
     #[command(after_help = "Example:\n  chemxor catalog --format json")]
     Catalog,
-    /// List the workers that a publisher may authorise.
+    /// List the workers that a publisher may authorise; authorise one later, withdraw one.
     #[command(after_help = "Example:\n  chemxor workers")]
-    Workers,
+    Workers(WorkersArgs),
     /// Make, list, suspend and resume organisations.
     #[command(subcommand)]
     Org(OrgCommand),
@@ -248,6 +248,61 @@ pub(crate) struct PublishArgs {
     /// Name of the signing key.
     #[arg(long, default_value = "publisher", value_name = "NAME")]
     pub(crate) key: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<WorkersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersCommand {
+    /// Authorise another worker for a published version: for every step, or in the place of another.
+    #[command(
+        after_help = "Examples:\n  chemxor workers authorize esol.cxb worker-3\n  chemxor workers authorize esol.cxb worker-3 --replace worker-1 --yes"
+    )]
+    Authorize(AuthorizeArgs),
+    /// Withdraw a worker from a published version; what is left must still serve every step.
+    #[command(after_help = "Example:\n  chemxor workers withdraw esol.cxb worker-1 --yes")]
+    Withdraw(WithdrawArgs),
+    /// Show which workers serve which steps of a published version.
+    #[command(after_help = "Example:\n  chemxor workers show esol.cxb")]
+    Show(WorkersShowArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AuthorizeArgs {
+    /// The bundle that was published.
+    pub(crate) bundle: PathBuf,
+    /// The worker, as `chemxor workers` lists it.
+    pub(crate) worker: String,
+    /// Take the steps of this worker, which loses them: how a sealing key is rotated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) replace: Option<String>,
+    /// Name of the signing key: the one that signed the version.
+    #[arg(long, default_value = "publisher", value_name = "NAME")]
+    pub(crate) key: String,
+    /// Replace without being asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WithdrawArgs {
+    /// The bundle that was published.
+    pub(crate) bundle: PathBuf,
+    /// The worker.
+    pub(crate) worker: String,
+    /// Withdraw without being asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkersShowArgs {
+    /// The bundle that was published.
+    pub(crate) bundle: PathBuf,
 }
 
 /// How steps are spread over workers.

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chemxor_core::{BlobDigest, Bundle, sign_manifest};
+use chemxor_core::{BlobDigest, Bundle, VersionId, sign_manifest};
 use chemxor_fhe::sealing::ModelKey;
 use chemxor_proto::v1::publishing_client::PublishingClient;
 use chemxor_proto::{MAX_FRAME_BYTES, STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
 
 use crate::catalog::{call, channel};
 use crate::placement::{Spread, place};
@@ -52,20 +53,11 @@ pub async fn publish(
         .map(|worker| (worker.name.as_str(), worker))
         .collect();
     let version = bundle.version();
-    let state_key = ModelKey::generate()?;
-    let (mut blobs, mut keys, mut contents) = (Vec::new(), Vec::new(), Vec::new());
-    let seal = |key: &ModelKey, worker: &Worker, step: u32| {
-        let (encapsulated, ciphertext) = key.seal_to(&worker.sealing_key, &version, step)?;
-        let (encapsulated, ciphertext) = (encapsulated.into(), ciphertext.into());
-        Ok::<_, ClientError>(v1::SealedKey {
-            worker: worker.name.clone(),
-            step,
-            encapsulated,
-            ciphertext,
-        })
-    };
+    let keys = seal_keys(signer, &version, &placements, &by_name)?;
+    let secret = Zeroizing::new(signer.to_bytes());
+    let (mut blobs, mut contents) = (Vec::new(), Vec::new());
     for (step, blob) in (0u32..).zip(bundle.blobs()) {
-        let data_key = ModelKey::generate()?;
+        let data_key = ModelKey::derive(&secret, &version, step);
         let sealed = Bytes::from(data_key.encrypt_blob(blob, &version, step)?);
         let sha256 = Bytes::copy_from_slice(BlobDigest::of(&sealed).as_bytes());
         blobs.push(v1::EncryptedBlob {
@@ -74,17 +66,6 @@ pub async fn publish(
             length: sealed.len() as u64,
         });
         contents.push(sealed);
-        let serving = |p: &&v1::Placement| (p.first_step..p.end_step).contains(&step);
-        for placement in placements.iter().filter(serving) {
-            keys.push(seal(&data_key, by_name[placement.worker.as_str()], step)?);
-        }
-    }
-    for placement in &placements {
-        keys.push(seal(
-            &state_key,
-            by_name[placement.worker.as_str()],
-            STATE_KEY_STEP,
-        )?);
     }
     let request = v1::BeginVersionRequest {
         manifest: bundle.manifest_bytes().to_vec().into(),
@@ -130,6 +111,95 @@ pub async fn publish(
         placements,
         uploaded,
     })
+}
+
+/// The keys of a version's steps and its state key, sealed to the workers of these placements.
+fn seal_keys(
+    signer: &SigningKey,
+    version: &VersionId,
+    placements: &[v1::Placement],
+    workers: &BTreeMap<&str, &Worker>,
+) -> Result<Vec<v1::SealedKey>, ClientError> {
+    let secret = Zeroizing::new(signer.to_bytes());
+    let mut keys = Vec::new();
+    for place in placements {
+        let unknown = || ClientError::Placement(format!("worker {:?} is not known", place.worker));
+        let worker = workers
+            .get(place.worker.as_str())
+            .copied()
+            .ok_or_else(unknown)?;
+        for step in (place.first_step..place.end_step).chain([STATE_KEY_STEP]) {
+            let key = ModelKey::derive(&secret, version, step);
+            let (encapsulated, ciphertext) = key.seal_to(&worker.sealing_key, version, step)?;
+            keys.push(v1::SealedKey {
+                worker: worker.name.clone(),
+                step,
+                encapsulated: encapsulated.into(),
+                ciphertext: ciphertext.into(),
+            });
+        }
+    }
+    Ok(keys)
+}
+
+/// Authorises a worker for a version that is published, and tells all placements afterwards. With
+/// `replaced` it takes that worker's steps, and that one loses them; else it serves every step.
+pub async fn authorize(
+    access: &Access,
+    bundle: &Bundle,
+    signer: &SigningKey,
+    worker: &Worker,
+    replaced: Option<&str>,
+) -> Result<Vec<v1::Placement>, ClientError> {
+    let version = bundle.version();
+    let place = match replaced {
+        Some(old) => {
+            let placed = change_workers(access, &version, Vec::new(), Vec::new(), Vec::new());
+            let place = placed.await?.into_iter().find(|place| place.worker == old);
+            let unplaced =
+                || ClientError::Placement(format!("worker {old:?} does not serve this version"));
+            v1::Placement {
+                worker: worker.name.clone(),
+                ..place.ok_or_else(unplaced)?
+            }
+        }
+        None => v1::Placement {
+            worker: worker.name.clone(),
+            end_step: bundle.manifest().graph.steps().len() as u32,
+            ..Default::default()
+        },
+    };
+    let known = BTreeMap::from([(worker.name.as_str(), worker)]);
+    let keys = seal_keys(signer, &version, std::slice::from_ref(&place), &known)?;
+    let withdrawn = replaced.map(str::to_owned).into_iter().collect();
+    change_workers(access, &version, vec![place], keys, withdrawn).await
+}
+
+/// Withdraws workers from a version; tells all placements afterwards.
+pub async fn withdraw(
+    access: &Access,
+    version: &VersionId,
+    workers: Vec<String>,
+) -> Result<Vec<v1::Placement>, ClientError> {
+    change_workers(access, version, Vec::new(), Vec::new(), workers).await
+}
+
+async fn change_workers(
+    access: &Access,
+    version: &VersionId,
+    placements: Vec<v1::Placement>,
+    keys: Vec<v1::SealedKey>,
+    withdrawn: Vec<String>,
+) -> Result<Vec<v1::Placement>, ClientError> {
+    let request = access.token.sign(v1::AuthorizeWorkersRequest {
+        version: version.to_string(),
+        placements,
+        keys,
+        withdrawn,
+    })?;
+    let mut client = PublishingClient::new(channel(access).await?);
+    let answer = call(access, client.authorize_workers(request)).await?;
+    Ok(answer.placements)
 }
 
 fn chunks(

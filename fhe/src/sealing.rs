@@ -1,5 +1,5 @@
-//! Weights at rest: each step's blob is encrypted under a fresh data key (XChaCha20-Poly1305), and
-//! that key is sealed to each worker that serves the step (HPKE base mode, RFC 9180,
+//! Weights at rest: each step's blob is encrypted under a data key (XChaCha20-Poly1305) that only its
+//! publisher can derive again (HKDF, RFC 5869, from the signing key), and that key is sealed to each worker that serves the step (HPKE base mode, RFC 9180,
 //! DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305). Version digest and step are
 //! associated data everywhere, so a blob or key moved to another version or step does not open.
 //! Registry and gateway never hold a key of either kind.
@@ -7,10 +7,12 @@
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use chemxor_core::VersionId;
+use hkdf::Hkdf;
 use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem as _, OpModeR, OpModeS, Serializable};
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 type Kem = X25519HkdfSha256;
@@ -43,6 +45,15 @@ impl std::fmt::Debug for ModelKey {
     }
 }
 
+/// HKDF-SHA256, which gives up to 255 * 32 bytes.
+fn expand<const N: usize>(secret: &[u8; 32], salt: &[u8], info: &[u8]) -> [u8; N] {
+    const { assert!(N <= 255 * 32) };
+    let mut out = [0; N];
+    let given = Hkdf::<Sha256>::new(Some(salt), secret).expand(info, &mut out);
+    debug_assert!(given.is_ok(), "the length was checked");
+    out
+}
+
 fn associated_data(version: &VersionId, step: u32) -> Vec<u8> {
     let mut data = b"chemxor v1 model\0".to_vec();
     data.extend_from_slice(version.as_bytes());
@@ -56,6 +67,15 @@ impl ModelKey {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|_| crate::rng::RandomnessError)?;
         Ok(Self(key))
+    }
+
+    /// The key of a step of a version, or its state key, from the 32 secret bytes of the publisher's
+    /// signing key: HKDF-SHA256 with the version as salt. So the publisher who keeps bundle and signing
+    /// key can authorise another worker at any time, and has nothing else to keep.
+    pub fn derive(publisher: &[u8; 32], version: &VersionId, step: u32) -> Self {
+        let mut info = b"chemxor v1 key of a model\0".to_vec();
+        info.extend_from_slice(&step.to_le_bytes());
+        Self(expand(publisher, version.as_bytes(), &info))
     }
 
     /// The bytes, for use as another key type.
@@ -81,18 +101,24 @@ impl ModelKey {
         Ok((encapsulated.to_bytes().to_vec(), sealed))
     }
 
-    /// Encrypts a blob; a fresh random nonce goes in front.
+    /// Encrypts a blob. The nonce, which goes in front, follows from key, blob, version and step: the
+    /// same publication gives the same ciphertext, so that an upload goes on where it was killed, and
+    /// another blob or step gets another nonce (the idea of synthetic IVs, RFC 8452).
     pub fn encrypt_blob(
         &self,
         blob: &[u8],
         version: &VersionId,
         step: u32,
     ) -> Result<Vec<u8>, SealingError> {
-        let mut nonce = [0; NONCE];
-        getrandom::fill(&mut nonce).map_err(|_| crate::rng::RandomnessError)?;
+        let data = associated_data(version, step);
+        let nonce: [u8; NONCE] = expand(&self.0, b"chemxor v1 nonce of a blob", &{
+            let mut info = Sha256::digest(blob).to_vec();
+            info.extend_from_slice(&data);
+            info
+        });
         let payload = Payload {
             msg: blob,
-            aad: &associated_data(version, step),
+            aad: &data,
         };
         let cipher = XChaCha20Poly1305::new((&self.0).into());
         let sealed = cipher
@@ -240,5 +266,40 @@ mod tests {
             key.decrypt_blob(&sealed, &version, 0).unwrap_err(),
             SealingError::Refused
         );
+    }
+
+    #[test]
+    fn a_publisher_derives_the_same_keys_again_and_nobody_else() {
+        let (version, other) = (
+            VersionId::from_bytes([1; 32]),
+            VersionId::from_bytes([2; 32]),
+        );
+        let key = ModelKey::derive(&[7; 32], &version, 3);
+        // RFC 5869 by another implementation
+        assert_eq!(
+            key.expose().map(|byte| format!("{byte:02x}")).concat(),
+            "24387d2ecb64edf4c95144cd8c0d5c33d8b7b429e1f6185285ba3763fc2566d9"
+        );
+        for another in [
+            ModelKey::derive(&[8; 32], &version, 3),
+            ModelKey::derive(&[7; 32], &other, 3),
+            ModelKey::derive(&[7; 32], &version, 4),
+        ] {
+            assert!(another != key);
+        }
+    }
+
+    #[test]
+    fn the_same_blob_gives_the_same_ciphertext_and_another_one_another_nonce() {
+        let (version, key) = (VersionId::of(b"a"), ModelKey::generate().unwrap());
+        let seal = |blob: &[u8], step| key.encrypt_blob(blob, &version, step).unwrap();
+        assert_eq!(seal(b"weights", 0), seal(b"weights", 0));
+        let nonces = [
+            seal(b"weights", 0),
+            seal(b"weightt", 0),
+            seal(b"weights", 1),
+        ]
+        .map(|sealed| sealed[..NONCE].to_vec());
+        assert!(nonces[0] != nonces[1] && nonces[0] != nonces[2] && nonces[1] != nonces[2]);
     }
 }

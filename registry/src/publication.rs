@@ -44,8 +44,8 @@ impl Publication {
             .map_err(|error| RegistryError::refused(ErrorId::NotConformant, error.to_string()))?;
         let steps = manifest.graph.steps().len() as u32;
         check_blobs(steps, &request.blobs)?;
-        let wanted = check_placements(steps, &request.placements)?;
-        check_keys(&wanted, &request.keys)?;
+        check_placements(steps, &request.placements)?;
+        check_keys(&wanted_keys(&request.placements), &request.keys)?;
         Ok(Self {
             manifest,
             version,
@@ -94,15 +94,65 @@ fn check_blobs(steps: u32, blobs: &[v1::EncryptedBlob]) -> Result<(), RegistryEr
     Ok(())
 }
 
-/// Each step is served, each worker has one run of steps; gives the keys that this asks for.
-fn check_placements(
-    steps: u32,
-    placements: &[v1::Placement],
-) -> Result<BTreeSet<(&str, u32)>, RegistryError> {
+/// A change of the workers of a version, checked: what goes, what comes, and what there is then.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) withdrawn: Vec<String>,
+    pub(crate) added: Vec<v1::Placement>,
+    pub(crate) after: Vec<v1::Placement>,
+}
+
+impl Change {
+    /// Checks a change of these placements of a version with so many steps. What holds already is
+    /// left out, so that a change may be repeated.
+    pub(crate) fn verify(
+        steps: u32,
+        before: &[v1::Placement],
+        request: &v1::AuthorizeWorkersRequest,
+    ) -> Result<Self, RegistryError> {
+        let lists = [request.placements.len(), request.withdrawn.len()];
+        if lists.iter().any(|length| *length > MAX_WORKERS) {
+            return Err(argument("a version is placed on at most 256 workers"));
+        }
+        check_keys(&wanted_keys(&request.placements), &request.keys)?;
+        let added: Vec<v1::Placement> = request
+            .placements
+            .iter()
+            .filter(|place| !before.contains(place))
+            .cloned()
+            .collect();
+        let goes = |place: &&v1::Placement| {
+            request.withdrawn.contains(&place.worker) && !request.placements.contains(place)
+        };
+        let withdrawn = before.iter().filter(goes).map(|p| p.worker.clone());
+        let withdrawn: Vec<String> = withdrawn.collect();
+        let stays = before.iter().filter(|place| !goes(place)).cloned();
+        let mut after: Vec<v1::Placement> = stays.chain(added.iter().cloned()).collect();
+        after.sort_by(|a, b| (a.first_step, &a.worker).cmp(&(b.first_step, &b.worker)));
+        check_placements(steps, &after)?;
+        Ok(Self {
+            withdrawn,
+            added,
+            after,
+        })
+    }
+}
+
+/// The keys that placements ask for: each worker's steps, and the state key.
+fn wanted_keys(placements: &[v1::Placement]) -> BTreeSet<(&str, u32)> {
+    let of = |place: &'_ v1::Placement| (place.first_step..place.end_step).chain([STATE_KEY_STEP]);
+    placements
+        .iter()
+        .flat_map(|place| of(place).map(|step| (place.worker.as_str(), step)))
+        .collect()
+}
+
+/// Each step is served, each worker has one run of steps.
+fn check_placements(steps: u32, placements: &[v1::Placement]) -> Result<(), RegistryError> {
     if placements.len() > MAX_WORKERS {
         return Err(argument("a version is placed on at most 256 workers"));
     }
-    let mut keys = BTreeSet::new();
+    let mut names = BTreeSet::new();
     // for each step, the shares of it that are served; (0, 0) is the whole step
     let mut served = vec![BTreeSet::new(); steps as usize];
     for place in placements {
@@ -123,13 +173,12 @@ fn check_placements(
             );
             return Err(argument(message));
         }
-        if !keys.insert((place.worker.as_str(), STATE_KEY_STEP)) {
+        if !names.insert(place.worker.as_str()) {
             let message = format!("worker {:?} is placed twice", place.worker);
             return Err(argument(message));
         }
         for step in first..end {
             served[step as usize].insert(share);
-            keys.insert((place.worker.as_str(), step));
         }
     }
     match served.iter().position(|shares| !is_covered(shares)) {
@@ -137,7 +186,7 @@ fn check_placements(
             let message = format!("no worker is placed on step {step}, or on a part of it");
             Err(argument(message))
         }
-        None => Ok(keys),
+        None => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ mod faults;
 mod governance;
 mod network;
 mod operations;
+mod placements;
 mod platform;
 mod privacy;
 mod quotas;

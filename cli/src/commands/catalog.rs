@@ -4,7 +4,6 @@ use std::io::{BufRead, IsTerminal};
 
 use anyhow::{Result, bail};
 use chemxor_client::catalog::{self, Entry};
-use chemxor_client::publish;
 use serde_json::{Value, json};
 
 use crate::args::{ApproveArgs, Format, RevokeArgs};
@@ -49,26 +48,6 @@ pub(crate) async fn list(home: &Home, format: Format) -> Result<()> {
             "version",
         ];
         output::table(&header, &rows);
-    })
-}
-
-pub(crate) async fn workers(home: &Home, format: Format) -> Result<()> {
-    let workers = publish::workers(&home.registry("publisher")?).await?;
-    let value: Vec<Value> = workers
-        .iter()
-        .map(|worker| json!({ "name": worker.name, "endpoint": worker.endpoint }))
-        .collect();
-    output::print(format, &value, || {
-        let row = |worker: &_| -> Vec<String> {
-            let worker: &Value = worker;
-            ["name", "endpoint"]
-                .map(|key| worker[key].as_str().unwrap_or_default().to_owned())
-                .to_vec()
-        };
-        output::table(
-            &["name", "endpoint"],
-            &value.iter().map(row).collect::<Vec<_>>(),
-        );
     })
 }
 

@@ -26,6 +26,7 @@ mod services;
 mod train;
 mod up;
 mod verify;
+mod workers;
 
 use anyhow::Result;
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Approve(args) => catalog::approve(&home, format, &args).await,
         Command::Revoke(args) => catalog::revoke(&home, format, &args).await,
         Command::Catalog => catalog::list(&home, format).await,
-        Command::Workers => catalog::workers(&home, format).await,
+        Command::Workers(args) => workers::run(&home, format, args.command).await,
         Command::Org(command) => org::org(&home, format, &command).await,
         Command::Consortium(command) => org::consortia(&home, format, &command).await,
         Command::Member(command) => org::members(&home, format, &command).await,

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::{Format, InspectArgs, PublishArgs};
 use crate::commands::keys::passphrase_of;
+use crate::commands::workers;
 use crate::home::Home;
 use crate::output::{self, Bar};
 
@@ -106,15 +107,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
     let (done, shown) = submit(home, &bundle, &args.key, &args.workers, spread, quiet).await?;
     let placements = done.as_ref().map_or(&[][..], |done| &done.placements);
     let uploaded = done.as_ref().map_or(0, |done| done.uploaded);
-    let listed: Vec<_> = placements
-        .iter()
-        .map(|place| {
-            json!({
-                "worker": place.worker, "first_step": place.first_step, "end_step": place.end_step,
-                "first_group": place.first_group, "end_group": place.end_group,
-            })
-        })
-        .collect();
+    let listed = workers::listed(placements);
     let name = &bundle.manifest().name;
     let value = json!({
         "name": name, "version": bundle.version(), "state": "submitted",
@@ -122,18 +115,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
     });
     output::print(format, &value, || {
         say!("{name}@{} is submitted", bundle.version());
-        for place in placements {
-            let (first, last, worker) = (place.first_step, place.end_step - 1, &place.worker);
-            match (place.first_group, place.end_group) {
-                (0, 0) => say!("steps {first} to {last} run on {worker}"),
-                (from, end) => {
-                    say!(
-                        "output ciphertexts {from} to {} of step {first} run on {worker}",
-                        end - 1
-                    );
-                }
-            }
-        }
+        workers::lines(placements);
         say!("{uploaded} bytes of encrypted weights uploaded");
         say!(
             "{} molecules predicted encrypted as by the clear twin: at most {:.0} % of what rounding explains",

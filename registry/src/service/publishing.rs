@@ -96,6 +96,20 @@ impl Publishing for Services {
         Ok(Response::new(v1::RecordConformanceResponse {}))
     }
 
+    async fn authorize_workers(
+        &self,
+        request: Request<v1::AuthorizeWorkersRequest>,
+    ) -> Result<Response<v1::AuthorizeWorkersResponse>, Status> {
+        let caller = auth::person(&self.store, &request, Action::Publish).await?;
+        let request = request.into_inner();
+        let version = version_id(&request.version)?;
+        let placements = self
+            .store
+            .authorize_workers(&caller, &version, &request)
+            .await?;
+        Ok(Response::new(v1::AuthorizeWorkersResponse { placements }))
+    }
+
     async fn submit_version(
         &self,
         request: Request<v1::SubmitVersionRequest>,

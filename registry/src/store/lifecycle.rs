@@ -202,27 +202,7 @@ impl Tx {
                 .execute(self.connection())
                 .await?;
         }
-        for key in &request.keys {
-            sqlx::query("insert into sealed_keys values ($1, $2, $3, $4, $5)")
-                .bind(digest)
-                .bind(&key.worker)
-                .bind(i64::from(key.step))
-                .bind(key.encapsulated.as_ref())
-                .bind(key.ciphertext.as_ref())
-                .execute(self.connection())
-                .await?;
-        }
-        for placement in &request.placements {
-            sqlx::query("insert into placements values ($1, $2, $3, $4, $5, $6)")
-                .bind(digest)
-                .bind(&placement.worker)
-                .bind(placement.first_step as i32)
-                .bind(placement.end_step as i32)
-                .bind(placement.first_group as i32)
-                .bind(placement.end_group as i32)
-                .execute(self.connection())
-                .await?;
-        }
-        Ok(())
+        self.add_placements(version, &request.placements, &request.keys)
+            .await
     }
 }

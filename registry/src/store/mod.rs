@@ -11,6 +11,7 @@ mod conformance;
 mod denied;
 mod lifecycle;
 mod organisations;
+mod placements;
 mod quotas;
 mod reservations;
 mod rights;

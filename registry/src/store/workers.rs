@@ -115,23 +115,7 @@ impl Store {
         &self,
         version: &VersionId,
     ) -> Result<Vec<v1::Placement>, RegistryError> {
-        let mut tx = self.begin("placements").await?;
-        let rows =
-            sqlx::query("select * from placements where version = $1 order by first_step, worker")
-                .bind(version.as_bytes().as_slice())
-                .fetch_all(tx.connection())
-                .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(v1::Placement {
-                    worker: row.try_get("worker")?,
-                    first_step: row.try_get::<i32, _>("first_step")? as u32,
-                    end_step: row.try_get::<i32, _>("end_step")? as u32,
-                    first_group: row.try_get::<i32, _>("first_group")? as u32,
-                    end_group: row.try_get::<i32, _>("end_group")? as u32,
-                })
-            })
-            .collect()
+        self.begin("placements").await?.placements(version).await
     }
 
     /// What a worker must serve: its own steps of versions that are complete and not revoked, with
@@ -213,6 +197,29 @@ impl Store {
 }
 
 impl Tx {
+    /// Where the steps of a version are served.
+    pub(crate) async fn placements(
+        &mut self,
+        version: &VersionId,
+    ) -> Result<Vec<v1::Placement>, RegistryError> {
+        let rows =
+            sqlx::query("select * from placements where version = $1 order by first_step, worker")
+                .bind(version.as_bytes().as_slice())
+                .fetch_all(self.connection())
+                .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(v1::Placement {
+                    worker: row.try_get("worker")?,
+                    first_step: row.try_get::<i32, _>("first_step")? as u32,
+                    end_step: row.try_get::<i32, _>("end_step")? as u32,
+                    first_group: row.try_get::<i32, _>("first_group")? as u32,
+                    end_group: row.try_get::<i32, _>("end_group")? as u32,
+                })
+            })
+            .collect()
+    }
+
     /// Refuses when one of the workers never registered, or was not heard of for ten minutes.
     pub(crate) async fn require_workers(&mut self, names: &[&str]) -> Result<(), RegistryError> {
         let rows = sqlx::query(

@@ -14,6 +14,8 @@ use crate::platform::{Platform, id, upload_parts};
 pub(crate) type Begun = (String, Vec<(Vec<u8>, u64)>);
 
 /// Everything that the suite asks. People are named as in `platform`.
+pub(crate) type Placed = Result<Vec<v1::Placement>, ErrorId>;
+
 pub(crate) trait Api {
     async fn register(&self, worker: &str, key: &[u8]) -> Result<(), ErrorId>;
     async fn begin(&self, by: &str, request: &v1::BeginVersionRequest) -> Result<Begun, ErrorId>;
@@ -29,6 +31,8 @@ pub(crate) trait Api {
     async fn submit(&self, by: &str, version: &str) -> Result<String, ErrorId>;
     async fn approve(&self, by: &str, model: &str) -> Result<String, ErrorId>;
     async fn revoke(&self, by: &str, model: &str) -> Result<String, ErrorId>;
+    /// Gives the placements afterwards.
+    async fn change_workers(&self, by: &str, change: &v1::AuthorizeWorkersRequest) -> Placed;
     async fn assignments(&self, worker: &str) -> Result<Vec<v1::Assignment>, ErrorId>;
     async fn fetch(&self, worker: &str, version: &str, sha256: &[u8]) -> Result<Vec<u8>, ErrorId>;
     async fn authorize(
@@ -130,6 +134,12 @@ impl Api for Direct<'_> {
             .transition(&self.0.caller(by), &of, Event::Revoke, "", None)
             .await;
         row.map(|row| row.state.to_string()).map_err(refusal)
+    }
+
+    async fn change_workers(&self, by: &str, change: &v1::AuthorizeWorkersRequest) -> Placed {
+        let (caller, of) = (self.0.caller(by), version(&change.version));
+        let changed = self.0.store().authorize_workers(&caller, &of, change).await;
+        changed.map_err(refusal)
     }
 
     async fn assignments(&self, worker: &str) -> Result<Vec<v1::Assignment>, ErrorId> {
@@ -272,6 +282,14 @@ impl Api for Remote<'_> {
         let answer = self.0.admin().revoke_version(request).await;
         answer
             .map(|answer| answer.into_inner().state)
+            .map_err(grpc_refusal)
+    }
+
+    async fn change_workers(&self, by: &str, change: &v1::AuthorizeWorkersRequest) -> Placed {
+        let request = self.0.by(by, change.clone());
+        let answer = self.0.publishing().authorize_workers(request).await;
+        answer
+            .map(|answer| answer.into_inner().placements)
             .map_err(grpc_refusal)
     }
 

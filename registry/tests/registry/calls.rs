@@ -113,6 +113,15 @@ pub(crate) async fn people_calls(
         }
     );
     call!(
+        "AuthorizeWorkers",
+        Publish,
+        publishing.authorize_workers,
+        v1::AuthorizeWorkersRequest {
+            version: version.clone(),
+            ..Default::default()
+        }
+    );
+    call!(
         "ApproveVersion",
         Approve,
         admin.approve_version,

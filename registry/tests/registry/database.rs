@@ -85,16 +85,10 @@ async fn nothing_of_a_submitted_version_changes_but_its_state() {
             "update blob_pieces set version = {} where version <> {}",
             "stays with its version",
         ),
-        ("delete from sealed_keys where version = {}", "immutable"),
         (
             "update sealed_keys set ciphertext = 'x' where version = {}",
             "immutable",
         ),
-        (
-            "insert into sealed_keys values ({}, 'worker-1', 1, 'x', 'x')",
-            "immutable",
-        ),
-        ("delete from placements where version = {}", "immutable"),
         (
             "update placements set end_step = 2 where version = {}",
             "immutable",
@@ -124,6 +118,28 @@ async fn nothing_of_a_submitted_version_changes_but_its_state() {
         .execute(&again.replace("{}", &digest))
         .await;
     assert!(again.unwrap_err().contains("immutable"));
+    // workers come and go while a version lives, never after
+    let revoke = "update versions set state = 'revoked' where digest = {}";
+    let changes = [
+        "delete from sealed_keys where version = {} and worker = 'worker-1'",
+        "insert into sealed_keys values ({}, 'worker-1', 1, 'x', 'x')",
+        "delete from placements where version = {} and worker = 'worker-1'",
+    ];
+    let gone = [
+        "delete from sealed_keys where version = {} and worker = 'worker-2'",
+        "insert into sealed_keys values ({}, 'worker-2', 7, 'x', 'x')",
+        "delete from placements where version = {} and worker = 'worker-2'",
+    ];
+    for (statement, allowed) in changes
+        .iter()
+        .map(|statement| (statement, true))
+        .chain([(&revoke, true)])
+        .chain(gone.iter().map(|statement| (statement, false)))
+    {
+        let statement = statement.replace("{}", &digest);
+        let done = platform.database.execute(&statement).await;
+        assert_eq!(done.is_ok(), allowed, "{statement}: {done:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

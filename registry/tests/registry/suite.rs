@@ -2,7 +2,7 @@
 //! gRPC.
 
 use chemxor_core::ErrorId;
-use chemxor_proto::STATE_KEY_STEP;
+use chemxor_proto::{STATE_KEY_STEP, v1};
 
 use crate::api::{Api, Direct, Remote};
 use crate::model::{Model, reference, sealed_key};
@@ -43,6 +43,7 @@ behaviours! {
     a_submitted_version_takes_nothing_more
     a_worker_gets_its_own_steps_only
     a_worker_keeps_its_sealing_key
+    workers_are_authorised_later_and_withdrawn
 }
 
 async fn upload_all(api: &impl Api, by: &str, model: &Model) {
@@ -359,4 +360,100 @@ async fn a_worker_keeps_its_sealing_key(_: &Platform, api: &impl Api) {
     assert_eq!(api.register("worker-1", &[2; 32]).await, refused);
     let refused = Err(ErrorId::ArgumentInvalid);
     assert_eq!(api.register("worker-2", &[2; 31]).await, refused);
+}
+
+/// Worker 3 for both steps.
+fn third_worker(version: &str) -> v1::AuthorizeWorkersRequest {
+    v1::AuthorizeWorkersRequest {
+        version: version.to_owned(),
+        placements: vec![v1::Placement {
+            worker: "worker-3".to_owned(),
+            end_step: 2,
+            ..Default::default()
+        }],
+        keys: [0, 1, STATE_KEY_STEP]
+            .map(|step| sealed_key("worker-3", step))
+            .to_vec(),
+        withdrawn: Vec::new(),
+    }
+}
+
+async fn workers_are_authorised_later_and_withdrawn(platform: &Platform, api: &impl Api) {
+    platform.register_workers().await;
+    api.register("worker-3", &[3; 32]).await.unwrap();
+    let model = Model::new("esol", 1);
+    let version = model.version();
+    let change = third_worker(&version);
+    api.begin("paul", &model.request).await.unwrap();
+    let draft = api.change_workers("paul", &change).await;
+    assert_eq!(draft, Err(ErrorId::WrongState));
+    upload_all(api, "paul", &model).await;
+    api.submit("paul", &version).await.unwrap();
+    api.approve("rita", "esol").await.unwrap();
+
+    // who may not, and what does not fit
+    for by in ["rita", "quinn"] {
+        let refused = api.change_workers(by, &change).await;
+        assert_eq!(refused, Err(ErrorId::RoleMissing), "{by}");
+    }
+    let mut keyless = change.clone();
+    keyless.keys.pop();
+    let mut unknown = change.clone();
+    unknown.placements[0].worker = "worker-9".to_owned();
+    unknown.keys = [0, 1, STATE_KEY_STEP]
+        .map(|step| sealed_key("worker-9", step))
+        .to_vec();
+    let mut elsewhere = change.clone();
+    elsewhere.version = Model::new("esol", 2).version();
+    let alone = v1::AuthorizeWorkersRequest {
+        version: version.clone(),
+        withdrawn: vec!["worker-1".to_owned()],
+        ..Default::default()
+    };
+    for (bad, why) in [
+        (keyless, ErrorId::ArgumentInvalid),
+        (unknown, ErrorId::WorkerUnknown),
+        (elsewhere, ErrorId::ModelUnknown),
+        (alone, ErrorId::ArgumentInvalid),
+    ] {
+        assert_eq!(api.change_workers("paul", &bad).await, Err(why), "{bad:?}");
+    }
+    assert_eq!(api.assignments("worker-3").await.unwrap(), []);
+
+    // a third worker beside the two; asked again, nothing changes
+    for _ in 0..2 {
+        let placed = api.change_workers("paul", &change).await.unwrap();
+        let names: Vec<&str> = placed.iter().map(|place| &*place.worker).collect();
+        assert_eq!(names, ["worker-1", "worker-3", "worker-2"]);
+    }
+    let assigned = api.assignments("worker-3").await.unwrap();
+    assert_eq!((assigned[0].first_step, assigned[0].end_step), (0, 2));
+    assert_eq!(assigned[0].blobs, model.request.blobs);
+    let keys = [0, 1].map(|step| sealed_key("worker-3", step));
+    assert_eq!(assigned[0].keys, keys);
+    for (step, blob) in model.blobs.iter().enumerate() {
+        let fetched = api.fetch("worker-3", &version, &model.sha256(step)).await;
+        assert!(fetched.as_ref() == Ok(blob));
+    }
+
+    // the others go: neither assignment nor blob is theirs any more
+    let rest = v1::AuthorizeWorkersRequest {
+        version: version.clone(),
+        withdrawn: vec!["worker-1".to_owned(), "worker-2".to_owned()],
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let placed = api.change_workers("paul", &rest).await.unwrap();
+        assert_eq!(placed, change.placements);
+    }
+    assert_eq!(api.assignments("worker-1").await.unwrap(), []);
+    let fetched = api.fetch("worker-1", &version, &model.sha256(0)).await;
+    assert_eq!(fetched, Err(ErrorId::ModelUnknown));
+
+    // what is revoked stays as it was
+    api.revoke("adam", &reference("esol", &version))
+        .await
+        .unwrap();
+    let revoked = api.change_workers("paul", &change).await;
+    assert_eq!(revoked, Err(ErrorId::WrongState));
 }

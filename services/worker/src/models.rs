@@ -136,9 +136,18 @@ impl Models {
                 Err(error) => tracing::warn!(%error, "assignment with a malformed version"),
             }
         }
-        *lock(&self.assigned) = wanted.iter().cloned().collect();
-        let gone =
-            lock(&self.shelf).retain(|kept| wanted.iter().any(|(version, _)| version == kept));
+        let before =
+            std::mem::replace(&mut *lock(&self.assigned), wanted.iter().cloned().collect());
+        // a version whose steps have changed is prepared again
+        let same = |version: &VersionId, now: &v1::Assignment| {
+            let part = |a: &v1::Assignment| (a.first_step, a.end_step, a.first_group, a.end_group);
+            before.get(version).is_none_or(|old| part(old) == part(now))
+        };
+        let gone = lock(&self.shelf).retain(|kept| {
+            wanted
+                .iter()
+                .any(|(version, now)| version == kept && same(version, now))
+        });
         for version in gone {
             tracing::info!(%version, "partition unloaded");
         }
