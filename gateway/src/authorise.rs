@@ -71,7 +71,7 @@ pub(crate) async fn authorise(
         .map_err(|_| away())
         .and_then(|answer| answer.map_err(|refusal| forward(&refusal)));
     span.settle(&answer);
-    drop(span);
+    span.end();
     let grant = answer?.into_inner();
     let (manifest, version) = Manifest::from_bytes(&grant.manifest)
         .map_err(|_| internal("the registry gave a malformed manifest"))?;

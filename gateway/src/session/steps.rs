@@ -85,7 +85,7 @@ impl Session {
             }
             Err(failure) => span.fail(failure.id),
         }
-        drop(span);
+        span.end();
         let us = started.elapsed().as_micros() as u64;
         let up = message.len();
         let result = if outcome.is_ok() { "ok" } else { "failed" };
@@ -202,7 +202,7 @@ impl Session {
                 Ok(Err(failure)) => span.fail(failure.id),
                 Err(_) => span.fail(ErrorId::WorkerUnavailable),
             }
-            drop(span);
+            span.end();
             reason = match outcome {
                 Ok(Ok(reply)) => {
                     worker.trust();

@@ -154,7 +154,7 @@ async fn serve(
                 // dropped so, it counts as cancelled
                 None => {}
             }
-            drop(span);
+            span.end();
             // marks it as over for the list of what runs
             over.cancel();
             drop(pending);

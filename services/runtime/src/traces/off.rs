@@ -9,15 +9,15 @@ use crate::operations::Traces;
 
 /// Makes spans; here none.
 #[derive(Debug, Clone, Default)]
-pub struct Tracer;
+pub struct Tracer(());
 
 /// What new spans belong to; here nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Parent;
+pub struct Parent(());
 
 /// One piece of work; here not recorded.
 #[derive(Debug, Default)]
-pub struct Span;
+pub struct Span(());
 
 impl Tracer {
     /// Fails when traces are asked for: they were not built in.
@@ -27,7 +27,7 @@ impl Tracer {
         _instance: &str,
     ) -> Result<Self, RuntimeError> {
         match traces.endpoint.as_str() {
-            "" => Ok(Self),
+            "" => Ok(Self::default()),
             endpoint => Err(RuntimeError::Traces {
                 endpoint: endpoint.to_owned(),
                 reason: "this program was built without traces; build it with `--features otel`, \
@@ -40,13 +40,13 @@ impl Tracer {
     /// The root of a session's trace.
     #[inline]
     pub fn session(&self, _metadata: &MetadataMap) -> Span {
-        Span
+        Span(())
     }
 
     /// What the caller's metadata names.
     #[inline]
     pub fn remote(&self, _metadata: &MetadataMap) -> Parent {
-        Parent
+        Parent(())
     }
 
     /// Sends what is queued.
@@ -57,7 +57,7 @@ impl Parent {
     /// A span below.
     #[inline]
     pub fn child(&self, _name: &'static str, _side: Side) -> Span {
-        Span
+        Span(())
     }
 
     /// Names this parent to whom is called.
@@ -69,7 +69,7 @@ impl Span {
     /// What new spans below this one belong to.
     #[inline]
     pub fn parent(&self) -> Parent {
-        Parent
+        Parent(())
     }
 
     /// Sets a number.
@@ -79,6 +79,10 @@ impl Span {
     /// Sets a text.
     #[inline]
     pub fn text(&mut self, _key: &'static str, _value: &str) {}
+
+    /// Ends it now, not where its block ends.
+    #[inline]
+    pub fn end(self) {}
 
     /// Says that the work was done.
     #[inline]
