@@ -23,7 +23,7 @@ pub(crate) struct Grant {
     pub(crate) token_id: String,
     pub(crate) subject: String,
     /// What the client presented; checked again while the session runs.
-    pub(crate) certificate: PeerCertificate,
+    pub(crate) certificate: Arc<PeerCertificate>,
     /// Whose sessions are counted together.
     pub(crate) organisation: String,
     /// Permits that each step takes of a worker.
@@ -52,7 +52,7 @@ pub(crate) async fn authorise(
     routes: &Arc<Routes>,
     limits: &Limits,
     token: &str,
-    peer: &PeerCertificate,
+    peer: &Arc<PeerCertificate>,
     model: String,
     trace: &Parent,
 ) -> Result<Grant, Status> {

@@ -41,12 +41,19 @@ const CHUNK: usize = 512 << 10;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let serve_at = arguments.iter().position(|argument| argument == "--serve");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match serve_at {
+        // as `chemxor registry` runs
+        Some(_) => (cores / 2).max(1),
+        None => cores,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads)
         .enable_all()
         .build()
         .unwrap();
-    match arguments.iter().position(|argument| argument == "--serve") {
+    match serve_at {
         Some(at) => runtime.block_on(serve(&arguments[at + 1])),
         None => {
             let quick = arguments.iter().any(|argument| argument == "--quick");

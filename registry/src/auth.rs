@@ -1,6 +1,8 @@
 //! Authorisation: every service call asks here first, and gets a [`Caller`] that the store checks
 //! against what is asked for.
 
+use std::sync::Arc;
+
 use chemxor_core::{Action, ErrorId, Role, WorkerName};
 use chemxor_runtime::peer::{PeerCertificate, peer_certificate};
 use chemxor_runtime::pki::Subject;
@@ -30,7 +32,7 @@ pub(crate) async fn person<T>(
 pub(crate) async fn holder<T>(
     store: &Store,
     request: &Request<T>,
-) -> Result<PeerCertificate, Status> {
+) -> Result<Arc<PeerCertificate>, Status> {
     let peer = peer_certificate(request)?;
     require_living(store, &peer).await?;
     Ok(peer)
@@ -84,5 +86,5 @@ async fn service<T>(
         return Err(refused());
     }
     require_living(store, &peer).await?;
-    Ok(peer.subject)
+    Ok(peer.subject.clone())
 }

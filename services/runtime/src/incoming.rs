@@ -1,10 +1,13 @@
 //! Connections that come in: accepted, shaken hands with side by side, and handed to the server.
 //! A peer that does not finish its handshake in time is dropped and keeps nobody else waiting.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -12,7 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
 
+use crate::peer::Peer;
 use crate::tls::Identity;
 
 /// How long a handshake may take.
@@ -22,13 +27,75 @@ const HANDSHAKES: usize = 256;
 /// Pause when the system has no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
+/// A connection that has shaken hands, and who is on the other side.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connection {
+    fn new(stream: TlsStream<TcpStream>) -> Self {
+        let peer = Peer::of(stream.get_ref().1.peer_certificates());
+        Self { stream, peer }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Connections, until `stop`; the task has ended when nobody listens any more.
 pub fn incoming(
     listener: TcpListener,
     identity: Arc<Identity>,
     stop: CancellationToken,
 ) -> (
-    ReceiverStream<io::Result<TlsStream<TcpStream>>>,
+    ReceiverStream<io::Result<Connection>>,
     JoinHandle<()>,
 ) {
     let (sender, receiver) = mpsc::channel(16);
@@ -44,7 +111,7 @@ pub fn incoming(
 async fn accept(
     listener: &TcpListener,
     identity: Arc<Identity>,
-    sender: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    sender: mpsc::Sender<io::Result<Connection>>,
 ) {
     let slots = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
@@ -71,7 +138,7 @@ async fn accept(
             match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     // the server has gone
-                    let _ = sender.send(Ok(stream)).await;
+                    let _ = sender.send(Ok(Connection::new(stream))).await;
                 }
                 Ok(Err(error)) => refused(peer, &error),
                 Err(elapsed) => refused(peer, &elapsed),

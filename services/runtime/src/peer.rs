@@ -1,6 +1,10 @@
-//! Who is on the other side of a connection, by its verified certificate.
+//! Who is on the other side of a connection, by its verified certificate. It is read once, when the
+//! connection has shaken hands, and travels with every request of it.
+
+use std::sync::Arc;
 
 use chemxor_core::ErrorId;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::{Request, Status};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
@@ -17,26 +21,31 @@ pub struct PeerCertificate {
     pub serial: String,
 }
 
-/// The subject of the peer's certificate. TLS has verified the chain; here only names are read.
-pub fn peer_subject<T>(request: &Request<T>) -> Result<Subject, Status> {
-    peer_certificate(request).map(|peer| peer.subject)
+/// The other side of a connection: its certificate, or why it cannot be used.
+#[derive(Debug, Clone)]
+pub struct Peer(Result<Arc<PeerCertificate>, &'static str>);
+
+impl Peer {
+    /// Reads the first of the certificates that a peer has shown. TLS has verified the chain; here
+    /// only names are read.
+    pub(crate) fn of(certificates: Option<&[CertificateDer<'_>]>) -> Self {
+        Self(
+            certificates
+                .and_then(<[_]>::first)
+                .ok_or("no client certificate")
+                .and_then(|first| read(first))
+                .map(Arc::new),
+        )
+    }
 }
 
-/// The peer's certificate, read. TLS has verified the chain.
-pub fn peer_certificate<T>(request: &Request<T>) -> Result<PeerCertificate, Status> {
-    let refuse = |message: &str| status(ErrorId::CertificateRefused, message);
-    let certs = request
-        .peer_certs()
-        .ok_or_else(|| refuse("no client certificate"))?;
-    let first = certs
-        .first()
-        .ok_or_else(|| refuse("no client certificate"))?;
-    let (_, cert) =
-        parse_x509_certificate(first).map_err(|_| refuse("the certificate cannot be read"))?;
+fn read(der: &[u8]) -> Result<PeerCertificate, &'static str> {
+    let unreadable = "the certificate cannot be read";
+    let (_, cert) = parse_x509_certificate(der).map_err(|_| unreadable)?;
     let names = cert
         .subject_alternative_name()
-        .map_err(|_| refuse("the certificate cannot be read"))?
-        .ok_or_else(|| refuse("the certificate names nobody"))?;
+        .map_err(|_| unreadable)?
+        .ok_or("the certificate names nobody")?;
     let mut subjects = names
         .value
         .general_names
@@ -54,8 +63,20 @@ pub fn peer_certificate<T>(request: &Request<T>) -> Result<PeerCertificate, Stat
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
         }),
-        _ => Err(refuse(
-            "the certificate must name exactly one ChemXor subject",
-        )),
+        _ => Err("the certificate must name exactly one ChemXor subject"),
     }
+}
+
+/// The subject of the peer's certificate.
+pub fn peer_subject<T>(request: &Request<T>) -> Result<Subject, Status> {
+    peer_certificate(request).map(|peer| peer.subject.clone())
+}
+
+/// The peer's certificate.
+pub fn peer_certificate<T>(request: &Request<T>) -> Result<Arc<PeerCertificate>, Status> {
+    let peer = match request.extensions().get::<Peer>() {
+        Some(Peer(peer)) => peer.clone(),
+        None => Err("no client certificate"),
+    };
+    peer.map_err(|message| status(ErrorId::CertificateRefused, message))
 }
