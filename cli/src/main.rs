@@ -25,6 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let format = args.format;
     let service = match &args.command {
         Command::Up(up) => up.foreground,
         Command::Serve(_) | Command::Registry(_) | Command::Gateway(_) | Command::Worker(_) => true,
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         Err(error) => match error.downcast_ref::<output::Ended>() {
             Some(ended) => ExitCode::from(ended.0),
             None => {
-                output::error(&error);
+                output::error(&error, format);
                 ExitCode::FAILURE
             }
         },

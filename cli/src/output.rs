@@ -3,8 +3,10 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use chemxor_client::ClientError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::args::Format;
 
@@ -84,8 +86,26 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// An error and its causes, on standard error.
-pub(crate) fn error(error: &anyhow::Error) {
+/// An error and its causes, on standard error: a line for people, one JSON object for programs.
+pub(crate) fn error(error: &anyhow::Error, format: Format) {
+    let text = message(error);
+    if format == Format::Table {
+        eprintln!("error: {text}");
+        return;
+    }
+    let told = match error.downcast_ref() {
+        Some(ClientError::Service { id, retryable, .. }) => {
+            let next = id.next_step();
+            let told_apart = format!(" [{id}; next: {next}]");
+            let text = text.strip_suffix(&told_apart).unwrap_or(&text);
+            json!({ "message": text, "id": id.to_string(), "next": next, "retryable": retryable })
+        }
+        _ => json!({ "message": text }),
+    };
+    eprintln!("{}", json!({ "error": told }));
+}
+
+fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -94,7 +114,7 @@ pub(crate) fn error(error: &anyhow::Error) {
             text = format!("{text}: {cause}");
         }
     }
-    eprintln!("error: {text}");
+    text
 }
 
 /// A bar with rate and remaining time on a terminal, a plain line now and then otherwise.

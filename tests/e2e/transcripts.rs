@@ -134,3 +134,66 @@ fn every_command_has_a_manual_page_and_completions() {
         assert!(run(&["completions", shell]).contains("resume"), "{shell}");
     }
 }
+
+/// The commands that do something, by the help of the groups above them.
+fn commands(above: &[String], found: &mut Vec<Vec<String>>) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_chemxor"))
+        .args(above)
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let listed = help.split_once("\nCommands:\n").map(|(_, rest)| rest);
+    let names: Vec<&str> = listed
+        .into_iter()
+        .flat_map(|rest| rest.split("\n\n").next().unwrap_or_default().lines())
+        .filter_map(|line| line.strip_prefix("  "))
+        // a description that goes on stands further right
+        .filter(|line| !line.starts_with(' '))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    if names.is_empty() {
+        found.push(above.to_vec());
+    }
+    for name in names {
+        commands(&[above, &[name.to_owned()]].concat(), found);
+    }
+}
+
+#[test]
+fn every_command_has_a_transcript_for_people_and_one_in_json() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/transcripts");
+    let lines: Vec<String> = ["local", "platform"]
+        .iter()
+        .flat_map(|part| std::fs::read_dir(folder.join(part)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "trycmd"))
+        .flat_map(|path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("$ "));
+            let called = lines.filter_map(|line| Some(line.split_once("chemxor ")?.1.to_owned()));
+            called.collect::<Vec<_>>()
+        })
+        .filter(|line| !line.contains("--help"))
+        .collect();
+    let mut found = Vec::new();
+    commands(&[], &mut found);
+    assert!(found.len() > 60, "{found:?}");
+    for command in found {
+        let name = command.join(" ");
+        // what these print is a script and a manual page
+        if ["completions", "man"].contains(&name.as_str()) {
+            continue;
+        }
+        let shown = |json: bool| {
+            lines.iter().any(|line| {
+                let rest = line.strip_prefix(&name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+                    && line.contains("--format json") == json
+            })
+        };
+        assert!(shown(false), "no transcript for people: {name}");
+        assert!(shown(true), "no transcript in JSON: {name}");
+    }
+}

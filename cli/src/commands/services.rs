@@ -10,7 +10,12 @@ use serde::de::DeserializeOwned;
 use crate::args::ServiceArgs;
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "{} cannot be read; deploy/ has samples of every service's configuration",
+            path.display()
+        )
+    })?;
     toml::from_str(&text).with_context(|| path.display().to_string())
 }
 

@@ -94,10 +94,7 @@ pub fn incoming(
     listener: TcpListener,
     identity: Arc<Identity>,
     stop: CancellationToken,
-) -> (
-    ReceiverStream<io::Result<Connection>>,
-    JoinHandle<()>,
-) {
+) -> (ReceiverStream<io::Result<Connection>>, JoinHandle<()>) {
     let (sender, receiver) = mpsc::channel(16);
     let task = tokio::spawn(async move {
         tokio::select! {
