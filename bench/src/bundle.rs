@@ -48,6 +48,7 @@ pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
             twin: 0.0,
         },
         domain: None,
+        known_answers: Vec::new(),
         privacy: None,
         standardisation: chemxor_core::Standardisation::default(),
         data: DataFingerprint {

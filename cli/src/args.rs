@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Approve a submitted version; not possible for its own publisher.
     #[command(after_help = "Example:\n  chemxor approve esol --note 'checked the card'")]
     Approve(ApproveArgs),
+    /// Ask a model's known answers encrypted and compare: is what serves what was signed?
+    #[command(after_help = "Examples:\n  chemxor conform esol\n  chemxor conform esol --waiting")]
+    Conform(ConformArgs),
     /// Revoke a version; running sessions end at their next step.
     #[command(
         after_help = "Example:\n  chemxor revoke esol@sha256:… --reason 'training data withdrawn' --yes"
@@ -333,6 +336,15 @@ pub(crate) struct ApproveArgs {
     /// For the audit log.
     #[arg(long, default_value = "")]
     pub(crate) note: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConformArgs {
+    /// NAME, NAME@alias or NAME@sha256:…
+    pub(crate) model: String,
+    /// The version that waits for approval; for its reviewers.
+    #[arg(long)]
+    pub(crate) waiting: bool,
 }
 
 #[derive(Debug, ClapArgs)]

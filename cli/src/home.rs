@@ -207,12 +207,12 @@ impl Home {
 
     /// The gateway, with the querier's token.
     pub(crate) fn gateway(&self) -> Result<Access> {
-        self.access("querier", |profile| &profile.gateway)
+        self.gateway_as("querier")
     }
 
-    /// The gateway, with the publisher's token: for what waits for approval.
-    pub(crate) fn trial_gateway(&self) -> Result<Access> {
-        self.access("publisher", |profile| &profile.gateway)
+    /// The gateway, with the token of another role: for what waits for approval.
+    pub(crate) fn gateway_as(&self, role: &str) -> Result<Access> {
+        self.access(role, |profile| &profile.gateway)
     }
 }
 

@@ -297,6 +297,7 @@ mod tests {
             },
             standardisation: crate::Standardisation::default(),
             domain: None,
+            known_answers: Vec::new(),
             privacy: None,
             leakage_bits_per_query: 12,
             toolchain: "test".into(),

@@ -1,10 +1,10 @@
-//! What a publisher's conformance run showed: fixed molecules, evaluated encrypted on the workers that
-//! hold the version, beside the clear twin. Signed with the key that signed the version; without it
-//! nobody can approve the version (docs/decisions/0020-conformance.md).
+//! What a publisher's conformance run showed: the known answers of the manifest, evaluated encrypted on
+//! the workers that hold the version. Signed with the key that signed the version; without it nobody can
+//! approve the version (docs/decisions/0020-conformance.md).
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RingName, RingStatement, VersionId};
+use crate::{Manifest, RingName, RingStatement, VersionId};
 
 /// Format of this release.
 pub const CONFORMANCE_FORMAT: u32 = 1;
@@ -31,6 +31,19 @@ pub enum ConformanceError {
     /// Too few.
     #[error("{0} molecules were evaluated; {LEAST_VECTORS} or more must be")]
     TooFew(u32),
+    /// Not all of them.
+    #[error("{got} molecules were evaluated, the manifest has {wanted} known answers")]
+    Vectors {
+        /// Evaluated.
+        got: u32,
+        /// In the manifest.
+        wanted: u32,
+    },
+    /// Nothing to compare with.
+    #[error(
+        "the manifest has {0} known answers, {LEAST_VECTORS} or more are asked for: train or import it again with a current release"
+    )]
+    Unknown(usize),
     /// Too far from the twin.
     #[error(
         "the encrypted model is not its clear twin: the largest difference is {0} per mille of what rounding explains"
@@ -47,6 +60,15 @@ pub enum ConformanceError {
     /// A ring of the graph that is not stated.
     #[error("ring {0} of the step graph is not among the model's parameters")]
     MissingRing(&'static str),
+}
+
+/// Refuses a manifest without enough to compare with.
+pub fn check_known_answers(manifest: &Manifest) -> Result<(), ConformanceError> {
+    let known = manifest.known_answers.len();
+    if known < LEAST_VECTORS as usize {
+        return Err(ConformanceError::Unknown(known));
+    }
+    Ok(())
 }
 
 /// Dimension n, torus bits w and least log2 of the noise's standard deviation of a ring. The formulas
@@ -116,8 +138,8 @@ impl Conformance {
         Ok(read)
     }
 
-    /// Whether the run lets this version be approved.
-    pub fn check(&self, version: &VersionId) -> Result<(), ConformanceError> {
+    /// Whether the run lets this version, which has so many known answers, be approved.
+    pub fn check(&self, version: &VersionId, answers: u32) -> Result<(), ConformanceError> {
         if self.version != *version {
             return Err(ConformanceError::Version(self.version));
         }
@@ -126,6 +148,10 @@ impl Conformance {
         }
         if self.vectors < LEAST_VECTORS {
             return Err(ConformanceError::TooFew(self.vectors));
+        }
+        if self.vectors != answers {
+            let (got, wanted) = (self.vectors, answers);
+            return Err(ConformanceError::Vectors { got, wanted });
         }
         if self.worst_permille > 1000 {
             return Err(ConformanceError::Different(self.worst_permille));
@@ -150,9 +176,12 @@ mod tests {
         };
         let bytes = good.to_bytes().unwrap();
         assert_eq!(Conformance::from_bytes(&bytes).unwrap(), good);
-        assert_eq!(good.check(&version), Ok(()));
+        assert_eq!(good.check(&version, 8), Ok(()));
         let other = VersionId::of(b"b");
-        assert_eq!(good.check(&other), Err(ConformanceError::Version(version)));
+        assert_eq!(
+            good.check(&other, 8),
+            Err(ConformanceError::Version(version))
+        );
         for (bad, error) in [
             (
                 Conformance {
@@ -176,8 +205,11 @@ mod tests {
                 ConformanceError::Weak(127),
             ),
         ] {
-            assert_eq!(bad.check(&version), Err(error));
+            assert_eq!(bad.check(&version, 8), Err(error));
         }
+        let (got, wanted) = (8, 9);
+        let some = good.check(&version, wanted);
+        assert_eq!(some, Err(ConformanceError::Vectors { got, wanted }));
         let newer = Conformance { format: 2, ..good }.to_bytes().unwrap();
         assert_eq!(
             Conformance::from_bytes(&newer),

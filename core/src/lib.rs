@@ -14,6 +14,7 @@ mod error_id;
 mod frames;
 mod graph;
 mod ids;
+mod known_answers;
 mod lifecycle;
 mod manifest;
 mod reply;
@@ -31,7 +32,7 @@ pub use card::{
 };
 pub use conformance::{
     CONFORMANCE_FORMAT, Conformance, ConformanceError, LEAST_VECTORS, MAX_CONFORMANCE_BYTES,
-    check_rings,
+    check_known_answers, check_rings,
 };
 pub use error_id::ErrorId;
 pub use frames::{FrameError, Reassembler};
@@ -43,6 +44,7 @@ pub use ids::{
     AliasName, BlobDigest, IdError, ModelName, ModelRef, OrganisationName, Selector, VersionId,
     WorkerName,
 };
+pub use known_answers::{ExpectedCode, KnownAnswer, MAX_KNOWN_ANSWERS, code_offset};
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
     ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, DifferentialPrivacy,

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::known_answers::{KnownAnswer, MAX_KNOWN_ANSWERS};
 use crate::{BlobDigest, ModelName, RingStatement, StepGraph, VersionId};
 
 /// Format number that this build writes and reads.
@@ -404,6 +405,9 @@ pub struct Manifest {
     /// What the training molecules were like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<ApplicabilityDomain>,
+    /// Molecules with what the clear twin answers, to compare encrypted answers with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_answers: Vec<KnownAnswer>,
     /// What is known about the privacy of the training molecules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyStatement>,
@@ -512,6 +516,14 @@ impl Manifest {
         require(
             privacy.is_none_or(PrivacyStatement::is_sound),
             "figures of privacy must be finite and not negative",
+        )?;
+        require(
+            self.known_answers.len() <= MAX_KNOWN_ANSWERS
+                && self
+                    .known_answers
+                    .iter()
+                    .all(|known| known.is_sound(self.outputs.len(), last.output_bits)),
+            "a known answer is a SMILES and, for each output, a code and how far from it is right",
         )?;
         require(
             self.blobs.len() == graph.steps().len(),

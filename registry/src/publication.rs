@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use chemxor_core::{ErrorId, Manifest, VersionId, WorkerName, check_rings, verify_manifest};
+use chemxor_core::{
+    ErrorId, Manifest, VersionId, WorkerName, check_known_answers, check_rings, verify_manifest,
+};
 use chemxor_proto::{MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, STATE_KEY_STEP, v1};
 
 use crate::RegistryError;
@@ -41,6 +43,7 @@ impl Publication {
             RegistryError::refused(ErrorId::SignatureRefused, error.to_string())
         })?;
         check_rings(&manifest.graph.rings(), &manifest.rings)
+            .and_then(|()| check_known_answers(&manifest))
             .map_err(|error| RegistryError::refused(ErrorId::NotConformant, error.to_string()))?;
         let steps = manifest.graph.steps().len() as u32;
         check_blobs(steps, &request.blobs)?;

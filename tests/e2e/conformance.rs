@@ -32,15 +32,15 @@ fn a_version_whose_answers_are_not_those_of_its_weights_is_not_approved() {
         let spread = Spread::default();
         let published = publish::publish(&registry, &bundle, &signer, &workers, spread);
         assert_eq!(published.await.unwrap().state, "submitted");
-        let predictor = conformance::predictor(&gateway, &bundle).unwrap();
         // the workers hold one model, the publisher believes in another: its outputs are moved
-        let mut weights = conformance::weights(&bundle).unwrap();
-        let spec = bundle.manifest().graph.last();
-        let biases = vec![1 << (spec.accumulator_bits - 2); spec.outputs as usize];
-        let last = weights.pop().unwrap().with_biases(biases).unwrap();
-        weights.push(last);
-        let run = conformance::run(&predictor, bundle.version(), &weights, |_| ());
-        let run = run.await.unwrap();
+        let mut believed = bundle.manifest().clone();
+        let half = 1u32 << (believed.graph.last().output_bits - 1);
+        for known in &mut believed.known_answers {
+            known.outputs[0].code ^= half;
+        }
+        let version = bundle.version();
+        let predictor = conformance::predictor(&gateway, version, &believed).unwrap();
+        let run = conformance::run(&predictor, version, |_| ()).await.unwrap();
         assert!(run.worst_permille > 1000, "{run:?}");
         conformance::record(&registry, &signer, &run).await
     });
@@ -53,5 +53,19 @@ fn a_version_whose_answers_are_not_those_of_its_weights_is_not_approved() {
     let shown = platform.json(&["publish", &file]);
     let worst = shown["conformance"]["worst_permille"].as_u64().unwrap();
     assert!(worst <= 1000 && shown["uploaded_bytes"] == 0, "{shown}");
+
+    // nobody needs the publisher's word for it: a reviewer asks before approving, a lab afterwards
+    let said = platform.refusal(&["conform", "esol"]);
+    assert!(said.contains("CX-M01"), "{said}");
+    let seen = platform.json(&["conform", "esol", "--waiting"]);
+    assert!(
+        seen["conforms"] == true && seen["run"]["vectors"] == 16,
+        "{seen}"
+    );
     assert_eq!(platform.json(&["approve", "esol"])["state"], "approved");
+    let seen = platform.json(&["conform", "esol"]);
+    assert!(
+        seen["conforms"] == true && seen["run"]["vectors"] == 16,
+        "{seen}"
+    );
 }

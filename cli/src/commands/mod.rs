@@ -5,6 +5,7 @@ mod audit_privacy;
 mod card;
 mod catalog;
 mod cert;
+mod conform;
 mod distil;
 mod doctor;
 mod estimate;
@@ -45,6 +46,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Features(args) => features::run(format, &args),
         Command::Inspect(args) => publish::inspect(format, &args),
         Command::Publish(args) => publish::run(&home, format, &args).await,
+        Command::Conform(args) => conform::run(&home, format, &args).await,
         Command::Approve(args) => catalog::approve(&home, format, &args).await,
         Command::Revoke(args) => catalog::revoke(&home, format, &args).await,
         Command::Catalog => catalog::list(&home, format).await,

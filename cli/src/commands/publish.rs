@@ -15,9 +15,9 @@ use serde_json::json;
 
 use crate::args::{Format, InspectArgs, PublishArgs};
 use crate::commands::keys::passphrase_of;
-use crate::commands::workers;
+use crate::commands::{conform, workers};
 use crate::home::Home;
-use crate::output::{self, Bar};
+use crate::output;
 
 pub(crate) fn read_bundle(path: &Path) -> Result<Bundle> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -90,13 +90,8 @@ async fn conform(
     signer: &SigningKey,
     quiet: bool,
 ) -> Result<Conformance> {
-    let predictor = conformance::predictor(&home.trial_gateway()?, bundle)?;
-    let weights = conformance::weights(bundle)?;
-    let total = conformance::VECTORS.len() as u64;
-    let mut bar = Bar::new("conformance", Some(total), quiet);
-    let heard = |done: usize| bar.set(done as u64, String::new());
-    let run = conformance::run(&predictor, bundle.version(), &weights, heard).await?;
-    bar.finish();
+    let gateway = home.gateway_as("publisher")?;
+    let run = conform::ask(&gateway, bundle.version(), bundle.manifest(), quiet).await?;
     conformance::record(&home.registry("publisher")?, signer, &run).await?;
     Ok(run)
 }
@@ -117,11 +112,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Resu
         say!("{name}@{} is submitted", bundle.version());
         workers::lines(placements);
         say!("{uploaded} bytes of encrypted weights uploaded");
-        say!(
-            "{} molecules predicted encrypted as by the clear twin: at most {:.0} % of what rounding explains",
-            shown.vectors,
-            f64::from(shown.worst_permille) / 10.0
-        );
+        conform::say(&shown);
     })
 }
 

@@ -94,6 +94,7 @@ fn manifest() -> Manifest {
         },
         standardisation: chemxor_core::Standardisation::default(),
         domain: None,
+        known_answers: Vec::new(),
         privacy: None,
         rings: graph
             .rings()

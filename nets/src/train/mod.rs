@@ -9,6 +9,7 @@
 
 mod domain;
 mod fit;
+mod known_answers;
 mod measure;
 mod networks;
 mod precision;
@@ -42,6 +43,7 @@ const VALIDATION: f64 = 0.15;
 
 /// Streams of the seed.
 pub(crate) const SPLIT: u64 = 1;
+const KNOWN: u64 = 0x6b6e_6f77;
 const FIT: u64 = 2;
 const TWIN: u64 = 3;
 
@@ -198,6 +200,7 @@ fn run(
         },
         standardisation: dataset.standardisation(),
         domain: domain::of(dataset, seen),
+        known_answers: known_answers::of(dataset, &quantised, config.seed),
         privacy: fit.private.clone().map(|differential| PrivacyStatement {
             differential: Some(differential),
             membership: None,

@@ -189,3 +189,31 @@ fn an_empty_endpoint_among_others_is_refused_by_name() {
     assert!(error.contains("t.csv, column second"), "{error}");
     assert!(error.contains("; add measurements"), "{error}");
 }
+
+/// The manifest states what the integers answer, for molecules that are not the publisher's; another
+/// model's integers do not pass.
+#[test]
+fn known_answers_are_those_of_the_weights() {
+    let alkanes = |slope: f64| {
+        let targets = (1..=40).map(move |n| (slope * f64::from(n)).to_string());
+        let text = rows("smiles,target", targets);
+        let dataset = Dataset::from_csv("t.csv", text.as_bytes(), &ReadOptions::default()).unwrap();
+        let config = TrainConfig::preset(ModelKind::Linear);
+        train(&dataset, &config, &mut |_| {}).unwrap()
+    };
+    let (own, other) = (alkanes(1.0), alkanes(-1.0));
+    let manifest = own.bundle.manifest();
+    assert_eq!(manifest.known_answers.len(), 16);
+    let worst = |weights: &[StepWeights]| {
+        let answers = manifest.known_answers.iter().map(|known| {
+            let features = chemxor_chem::featurise(&manifest.featuriser, &known.smiles).unwrap();
+            let carry = chemxor_fhe::twin::nearest();
+            let steps = manifest.graph.steps();
+            let codes = chemxor_fhe::twin::evaluate(steps, weights, &features, carry);
+            known.deviation(&codes, manifest.graph.last().output_bits)
+        });
+        answers.fold(0.0, f64::max)
+    };
+    assert!(worst(&own.weights) <= 1.0);
+    assert!(worst(&other.weights) > 1.0);
+}

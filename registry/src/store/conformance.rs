@@ -1,7 +1,7 @@
 //! Conformance runs: what a publisher shows of a submitted version before it can be approved.
 
 use chemxor_core::{
-    Action, Conformance, ConformanceError, ErrorId, State, VersionId, verify_conformance,
+    Action, Conformance, ConformanceError, ErrorId, Manifest, State, VersionId, verify_conformance,
 };
 
 use crate::RegistryError;
@@ -38,8 +38,11 @@ impl Store {
         }
         verify_conformance(&row.publisher_key, report, signature)
             .map_err(|_| refused("the run is not signed with the key that signed the version"))?;
+        let (manifest, _) =
+            Manifest::from_bytes(&row.manifest).map_err(|error| refused(error.to_string()))?;
+        let answers = manifest.known_answers.len() as u32;
         let run = Conformance::from_bytes(report)
-            .and_then(|run| run.check(version).map(|()| run))
+            .and_then(|run| run.check(version, answers).map(|()| run))
             .map_err(|error: ConformanceError| refused(error.to_string()))?;
         sqlx::query(
             "insert into conformance (version, report, signature, recorded_by)

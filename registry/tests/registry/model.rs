@@ -1,9 +1,9 @@
 //! A small model as a publisher announces it. The weights are noise: the registry opens nothing.
 
 use chemxor_core::{
-    BlobDigest, BlobRef, CONFORMANCE_FORMAT, Conformance, DataFingerprint, Featuriser, Manifest,
-    Metrics, OutputScaling, RingName, RingStatement, StepGraph, StepKind, StepSpec, Task,
-    VersionId, sign_conformance, sign_manifest,
+    BlobDigest, BlobRef, CONFORMANCE_FORMAT, Conformance, DataFingerprint, ExpectedCode,
+    Featuriser, KnownAnswer, Manifest, Metrics, OutputScaling, RingName, RingStatement, StepGraph,
+    StepKind, StepSpec, Task, VersionId, sign_conformance, sign_manifest,
 };
 use chemxor_proto::{STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
@@ -78,7 +78,7 @@ pub(crate) fn conformance(version: &str) -> (Vec<u8>, Vec<u8>) {
     let run = Conformance {
         format: CONFORMANCE_FORMAT,
         version: version.parse().unwrap(),
-        vectors: 16,
+        vectors: 8,
         worst_permille: 300,
         security_bits: 132,
     };
@@ -182,6 +182,12 @@ fn manifest(name: &str, seed: u64) -> Manifest {
         },
         standardisation: chemxor_core::Standardisation::default(),
         domain: None,
+        known_answers: ["C", "CC", "CCC", "CCCC", "CO", "CCO", "CCCO", "CN"]
+            .map(|smiles| KnownAnswer {
+                smiles: smiles.to_owned(),
+                outputs: vec![ExpectedCode { code: 1, within: 2 }],
+            })
+            .into(),
         privacy: None,
         leakage_bits_per_query: 12,
         toolchain: "test".to_owned(),
