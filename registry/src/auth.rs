@@ -21,11 +21,17 @@ pub(crate) async fn person<T>(
 ) -> Result<Caller, Status> {
     // any certificate of the authority will do; its key is what the TLS handshake has proved
     let peer = peer_certificate(request)?;
-    let token = bearer_token(request.metadata())?;
-    let caller = store.find_token(&token).await?;
     require_living(store, &peer).await?;
-    caller.require(action)?;
-    Ok(caller)
+    let known = async {
+        let token = bearer_token(request.metadata())?;
+        let caller = store.find_token(&token).await?;
+        caller.require(action)?;
+        Ok(caller)
+    };
+    known.await.inspect_err(|refusal: &Status| {
+        let (subject, reason) = (&peer.subject, refusal.message());
+        tracing::info!(%subject, serial = peer.serial, ?action, reason, "call refused");
+    })
 }
 
 /// Whoever shows a living certificate of the platform; its key is what the handshake has proved.

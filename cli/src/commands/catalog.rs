@@ -53,7 +53,12 @@ pub(crate) async fn list(home: &Home, format: Format) -> Result<()> {
 
 pub(crate) async fn approve(home: &Home, format: Format, args: &ApproveArgs) -> Result<()> {
     let model = args.model.parse()?;
-    let entry = catalog::approve(&home.registry("reviewer")?, &model, &args.note).await?;
+    let entry = catalog::approve(
+        &home.registry_as(&["reviewer", "admin"])?,
+        &model,
+        &args.note,
+    )
+    .await?;
     output::print(format, &entry_json(&entry), || {
         say!(
             "{}@{} is {}",
@@ -77,7 +82,12 @@ pub(crate) async fn revoke(home: &Home, format: Format, args: &RevokeArgs) -> Re
         }
     }
     let model = args.model.parse()?;
-    let entry = catalog::revoke(&home.registry("admin")?, &model, &args.reason).await?;
+    let entry = catalog::revoke(
+        &home.registry_as(&["admin", "org-admin"])?,
+        &model,
+        &args.reason,
+    )
+    .await?;
     output::print(format, &entry_json(&entry), || {
         say!(
             "{}@{} is {}",

@@ -402,6 +402,9 @@ impl Governance for Services {
         let caller = auth::person(&self.store, &request, Action::ReadCatalogue).await?;
         let model = model_ref(&request.into_inner().model)?;
         let (limits, usage) = self.store.allowance(&caller, &model).await?;
+        self.store
+            .audit_far_read(&caller, "allowance.read", &model.to_string())
+            .await?;
         Ok(Response::new(v1::Allowance {
             limits: Some(quota(model.name.as_str(), limits)),
             used: Some(used(usage)),

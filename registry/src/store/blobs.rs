@@ -60,7 +60,8 @@ impl Store {
         let mut tx = self.begin("append piece").await?;
         let row = tx.lock_version(version).await?;
         // another organisation's draft does not exist
-        let row = row.filter(|row| row.organisation == caller.organisation);
+        let row =
+            row.filter(|row| row.organisation == caller.organisation && caller.covers(&row.name));
         let row = row.ok_or_else(|| {
             RegistryError::refused(ErrorId::ModelUnknown, "there is no such version")
         })?;

@@ -171,12 +171,19 @@ impl Tx {
         .bind(&caller.organisation)
         .execute(self.connection())
         .await?;
-        let row = sqlx::query("select publisher, organisation from models where name = $1")
-            .bind(name)
-            .fetch_one(self.connection())
-            .await?;
-        if row.try_get::<String, _>("publisher")? == caller.subject
-            && row.try_get::<String, _>("organisation")? == caller.organisation
+        // when its publisher has left, the organisation's other publishers go on
+        let row = sqlx::query(
+            "select organisation, publisher = $2 or exists (
+                select 1 from members b where b.organisation = m.organisation
+                and b.subject = m.publisher and b.removed_at is not null) as free
+             from models m where name = $1",
+        )
+        .bind(name)
+        .bind(&caller.subject)
+        .fetch_one(self.connection())
+        .await?;
+        if row.try_get::<String, _>("organisation")? == caller.organisation
+            && row.try_get::<bool, _>("free")?
         {
             return Ok(());
         }

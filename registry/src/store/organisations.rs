@@ -49,6 +49,29 @@ impl Tx {
             .ok_or_else(|| unknown_organisation(name))
     }
 
+    /// Locks a member and refuses who may not touch the account: an organisation's administrator has
+    /// no say over one who administers the platform. Gives the roles that the member holds.
+    pub(crate) async fn require_touchable(
+        &mut self,
+        caller: &Caller,
+        organisation: &str,
+        subject: &str,
+    ) -> Result<Option<RoleSet>, RegistryError> {
+        let row = sqlx::query(
+            "select roles from members where organisation = $1 and subject = $2 for update",
+        )
+        .bind(organisation)
+        .bind(subject)
+        .fetch_optional(self.connection())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let held: Vec<String> = row.try_get("roles")?;
+        let held = held.iter().filter_map(|role| role.parse::<Role>().ok());
+        let held = RoleSet::new(held);
+        require_grantable(caller, &held)?;
+        Ok(Some(held))
+    }
+
     /// Makes a member, or gives one these roles beside those it has. A removed one stays removed.
     pub(crate) async fn add_member(
         &mut self,
@@ -236,17 +259,8 @@ impl Store {
         }
         let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
         let mut tx = self.begin("set member").await?;
-        // an organisation's administrator does not touch a platform administrator's account
-        let held =
-            sqlx::query("select roles from members where organisation = $1 and subject = $2")
-                .bind(organisation)
-                .bind(subject)
-                .fetch_optional(tx.connection())
-                .await?;
-        if let Some(row) = held {
-            let held: Vec<String> = row.try_get("roles")?;
-            let held = held.iter().filter_map(|role| role.parse::<Role>().ok());
-            require_grantable(caller, &RoleSet::new(held))?;
+        let held = tx.require_touchable(caller, organisation, subject).await?;
+        if held.is_some() {
             sqlx::query(
                 "update members set removed_at = null, kind = $3
                  where organisation = $1 and subject = $2",
@@ -284,18 +298,17 @@ impl Store {
     ) -> Result<(), RegistryError> {
         caller.require_in(Action::ManageMembers, organisation)?;
         let mut tx = self.begin("remove member").await?;
-        let row = sqlx::query(
+        tx.require_touchable(caller, organisation, subject)
+            .await?
+            .ok_or_else(|| argument("there is no such member"))?;
+        sqlx::query(
             "update members set removed_at = coalesce(removed_at, now())
-             where organisation = $1 and subject = $2 returning roles",
+             where organisation = $1 and subject = $2",
         )
         .bind(organisation)
         .bind(subject)
-        .fetch_optional(tx.connection())
+        .execute(tx.connection())
         .await?;
-        let row = row.ok_or_else(|| argument("there is no such member"))?;
-        let held: Vec<String> = row.try_get("roles")?;
-        let held = held.iter().filter_map(|role| role.parse::<Role>().ok());
-        require_grantable(caller, &RoleSet::new(held))?;
         let object = format!("{organisation}/{subject}");
         tx.audit(Event {
             actor: &caller.actor(),

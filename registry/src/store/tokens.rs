@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::store::Store;
 use crate::store::audit::Event;
+use crate::store::{Store, Tx};
 use crate::{RegistryError, token};
 
 /// A token just made; its text is nowhere else.
@@ -121,6 +121,13 @@ pub struct TokenOrder<'a> {
     pub lifetime: Duration,
 }
 
+impl TokenOrder<'_> {
+    /// Whether it is narrowed to models that the caller's token covers.
+    fn is_within(&self, caller: &Caller) -> bool {
+        !self.models.is_empty() && self.models.iter().all(|model| caller.covers(model))
+    }
+}
+
 /// A token as listed: without its secret.
 #[derive(Debug, Clone)]
 pub struct TokenRow {
@@ -174,10 +181,12 @@ impl Store {
             models: &[],
             lifetime,
         };
-        self.make_token(actor, &order).await
+        let tx = self.begin("create token").await?;
+        self.make_token(tx, actor, &order).await
     }
 
-    /// Makes a token on behalf of an administrator.
+    /// Makes a token on behalf of an administrator. It gives an absent person membership; one who is
+    /// there keeps the roles of the membership, which the token may not exceed.
     pub async fn order_token(
         &self,
         caller: &Caller,
@@ -185,11 +194,29 @@ impl Store {
     ) -> Result<NewToken, RegistryError> {
         caller.require_in(Action::ManageTokens, order.organisation)?;
         require_grantable(caller, order.roles)?;
-        self.make_token(&caller.actor(), order).await
+        if caller.models.is_some() && !order.is_within(caller) {
+            let message = "a token that is narrowed to models makes only tokens for some of them";
+            return Err(RegistryError::refused(ErrorId::RoleMissing, message));
+        }
+        let mut tx = self.begin("create token").await?;
+        let (organisation, subject) = (order.organisation, order.subject);
+        let held = tx.require_touchable(caller, organisation, subject).await?;
+        let beyond = order.roles.iter().find(|role| {
+            let held = held.as_ref();
+            held.is_some_and(|held| !held.contains(*role))
+        });
+        if let Some(role) = beyond {
+            let message = format!(
+                "{subject} does not hold the role {role}; give it with `chemxor member add` first"
+            );
+            return Err(RegistryError::refused(ErrorId::ArgumentInvalid, message));
+        }
+        self.make_token(tx, &caller.actor(), order).await
     }
 
     async fn make_token(
         &self,
+        mut tx: Tx,
         actor: &str,
         order: &TokenOrder<'_>,
     ) -> Result<NewToken, RegistryError> {
@@ -216,7 +243,6 @@ impl Store {
         let digest = token::digest(&secret).ok_or(RegistryError::Corrupt("token"))?;
         let id = Uuid::now_v7();
         let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
-        let mut tx = self.begin("create token").await?;
         tx.add_member(order.organisation, subject, "person", &names)
             .await?;
         // by the database's clock, as it is checked: this machine's may be wrong
@@ -334,21 +360,25 @@ impl Store {
     pub async fn revoke_token(&self, caller: &Caller, id: Uuid) -> Result<(), RegistryError> {
         let reach = caller.require(Action::ManageTokens)?;
         let mut tx = self.begin("revoke token").await?;
-        let done = sqlx::query(
-            "update tokens set revoked_at = coalesce(revoked_at, now())
-             where id = $1 and ($2 or organisation = $3)",
+        let holder = sqlx::query(
+            "select organisation, subject from tokens where id = $1 and ($2 or organisation = $3)",
         )
         .bind(id)
         .bind(reach == Reach::Platform)
         .bind(&caller.organisation)
-        .execute(tx.connection())
+        .fetch_optional(tx.connection())
         .await?;
-        if done.rows_affected() == 0 {
-            return Err(RegistryError::refused(
-                ErrorId::ArgumentInvalid,
-                "there is no such token",
-            ));
-        }
+        let holder = holder.ok_or_else(|| {
+            RegistryError::refused(ErrorId::ArgumentInvalid, "there is no such token")
+        })?;
+        let (organisation, subject): (String, String) =
+            (holder.try_get("organisation")?, holder.try_get("subject")?);
+        tx.require_touchable(caller, &organisation, &subject)
+            .await?;
+        sqlx::query("update tokens set revoked_at = coalesce(revoked_at, now()) where id = $1")
+            .bind(id)
+            .execute(tx.connection())
+            .await?;
         let object = id.to_string();
         tx.audit(Event {
             actor: &caller.actor(),

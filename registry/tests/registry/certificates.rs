@@ -48,3 +48,40 @@ async fn only_living_certificates_of_the_platform_are_let_in() {
     };
     assert!(!is_let_in(&platform, &expired).await);
 }
+
+/// HTTP/2 keeps a connection for hours: it must not outlive the certificate that opened it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_the_certificate_that_opened_it() {
+    let platform = Platform::start().await;
+    let subject = Subject::Client("lab-2".parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let short = platform
+        .authority
+        .issue(&subject, Duration::seconds(3))
+        .unwrap();
+    let short = short.write(folder.path(), "short").unwrap();
+    let short = TlsFiles {
+        ca: platform.files(&subject, "good").ca,
+        ..short
+    };
+    let channel = tls::connect(&platform.address(), &short).await.unwrap();
+    let token = &platform.token("quinn").secret;
+    let began = std::time::Instant::now();
+    let mut calls = 0;
+    loop {
+        let request = signed(token, v1::ListModelsRequest::default());
+        let answer = CatalogClient::new(channel.clone())
+            .list_models(request)
+            .await;
+        if answer.is_err() {
+            break;
+        }
+        calls += 1;
+        assert!(
+            began.elapsed().as_secs() < 30,
+            "it goes on after {calls} calls"
+        );
+    }
+    assert!(calls > 0, "the certificate was good at first");
+    assert!(!is_let_in(&platform, &short).await);
+}

@@ -3,9 +3,9 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,22 +22,36 @@ use crate::tls::Identity;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A refused handshake is said at most so often.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Handshakes at the same time; more connections wait in the listener's queue.
 const HANDSHAKES: usize = 256;
 /// Pause when the system has no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// A connection that has shaken hands, and who is on the other side.
+/// A connection that has shaken hands, and who is on the other side. It ends with the certificate of
+/// that side: whoever has a new one connects again.
 #[derive(Debug)]
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    /// By a clock that nobody sets: that the machine's clock jumps ends no connection.
+    until: Instant,
 }
 
 impl Connection {
     fn new(stream: TlsStream<TcpStream>) -> Self {
         let peer = Peer::of(stream.get_ref().1.peer_certificates());
-        Self { stream, peer }
+        let now = Instant::now();
+        // a certificate without an end that can be counted to lives as long as the process
+        let until = now.checked_add(peer.left()).unwrap_or(now + FOREVER);
+        Self {
+            stream,
+            peer,
+            until,
+        }
     }
 }
 
@@ -55,6 +69,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if Instant::now() >= self.until {
+            // the end of the stream
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -144,7 +162,20 @@ async fn accept(
     }
 }
 
+/// Counts what is refused, and says so: each one when they are few, the number when they are many.
 fn refused(peer: std::net::SocketAddr, reason: &dyn std::fmt::Display) {
+    static SAID: Mutex<Option<(Instant, u64)>> = Mutex::new(None);
     metrics::counter!("chemxor_tls_handshakes_refused_total").increment(1);
-    tracing::debug!(%peer, %reason, "handshake refused");
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept_back = match &mut *said {
+        Some((last, more)) if last.elapsed() < SAID_EVERY => {
+            *more += 1;
+            return;
+        }
+        Some((_, more)) => *more,
+        None => 0,
+    };
+    *said = Some((Instant::now(), 0));
+    drop(said);
+    tracing::info!(%peer, %reason, kept_back, "handshake refused");
 }

@@ -2,6 +2,7 @@
 //! connection has shaken hands, and travels with every request of it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chemxor_core::ErrorId;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -19,6 +20,8 @@ pub struct PeerCertificate {
     pub subject: Subject,
     /// Serial number, lower-case hexadecimal.
     pub serial: String,
+    /// Its last second.
+    pub not_after_unix_s: i64,
 }
 
 /// The other side of a connection: its certificate, or why it cannot be used.
@@ -36,6 +39,16 @@ impl Peer {
                 .and_then(|first| read(first))
                 .map(Arc::new),
         )
+    }
+}
+
+impl Peer {
+    /// How long the certificate still lives; nothing when there is none that can be used.
+    pub(crate) fn left(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs() as i64);
+        let until = self.0.as_ref().map_or(now, |peer| peer.not_after_unix_s);
+        Duration::from_secs(u64::try_from(until.saturating_sub(now)).unwrap_or_default())
     }
 }
 
@@ -62,6 +75,7 @@ fn read(der: &[u8]) -> Result<PeerCertificate, &'static str> {
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect(),
+            not_after_unix_s: cert.validity().not_after.timestamp(),
         }),
         _ => Err("the certificate must name exactly one ChemXor subject"),
     }

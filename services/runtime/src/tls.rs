@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::Deserialize;
 use tokio::net::TcpStream;
@@ -176,6 +176,9 @@ fn read_configs(files: &TlsFiles) -> Result<Configs, RuntimeError> {
         .with_single_cert(certs.clone(), key.clone_key())
         .map_err(|error| refuse(&files.cert)(&error))?;
     server.alpn_protocols = vec![b"h2".to_vec()];
+    // a session taken up again would not show its certificate again, which may have ended meanwhile
+    server.send_tls13_tickets = 0;
+    server.session_storage = Arc::new(NoServerSessionStorage {});
     let mut client = ClientConfig::builder_with_protocol_versions(&versions)
         .with_root_certificates(roots)
         .with_client_auth_cert(certs, key)
