@@ -104,6 +104,11 @@ pub enum ChainError {
     /// A checkpoint is not the registry's.
     #[error("the checkpoint of row {0} is not signed by the registry's key")]
     CheckpointSignature(i64),
+    /// The log is not the one that was exported before.
+    #[error(
+        "row {0} is not the one that closed the earlier export: the log was cut or rewritten since"
+    )]
+    Forked(i64),
     /// No checkpoint closes the export.
     #[error("the last {0} rows are covered by no checkpoint: the end of the export is missing")]
     Open(u64),
@@ -116,6 +121,9 @@ pub struct AuditSummary {
     pub rows: u64,
     /// Checkpoints.
     pub checkpoints: u64,
+    /// Hash of the last row; see [`ChainVerifier::since`].
+    #[serde(skip)]
+    pub last: [u8; 32],
 }
 
 /// Takes lines one by one, so that an export of any length is checked in little memory.
@@ -126,6 +134,8 @@ pub struct ChainVerifier<'a> {
     rows: i64,
     covered: i64,
     checkpoints: u64,
+    /// What must come again, until it has.
+    earlier: Option<AuditSummary>,
 }
 
 fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
@@ -142,7 +152,16 @@ impl<'a> ChainVerifier<'a> {
             rows,
             covered,
             checkpoints,
+            earlier: None,
         }
+    }
+
+    /// Refuses a log that does not begin with all of an earlier export. A registry that is itself in
+    /// the wrong hands could sign another past: this finds it.
+    #[must_use]
+    pub fn since(self, earlier: AuditSummary) -> Self {
+        let earlier = Some(earlier).filter(|earlier| earlier.rows > 0);
+        Self { earlier, ..self }
     }
 
     /// The next line.
@@ -158,6 +177,14 @@ impl<'a> ChainVerifier<'a> {
                     return Err(ChainError::Changed(found));
                 }
                 (self.last, self.rows) = (hash, found);
+                if let Some(earlier) = self.earlier
+                    && earlier.rows == found as u64
+                {
+                    if earlier.last != hash {
+                        return Err(ChainError::Forked(found));
+                    }
+                    self.earlier = None;
+                }
             }
             AuditLine::Checkpoint(point) => {
                 if point.number != self.rows || bytes(&point.hash) != Some(self.last) {
@@ -182,12 +209,16 @@ impl<'a> ChainVerifier<'a> {
 
     /// After the last line.
     pub fn finish(self) -> Result<AuditSummary, ChainError> {
+        if let Some(earlier) = self.earlier {
+            return Err(ChainError::Forked(earlier.rows as i64));
+        }
         if self.covered != self.rows || self.checkpoints == 0 {
             return Err(ChainError::Open((self.rows - self.covered) as u64));
         }
         Ok(AuditSummary {
             rows: self.rows as u64,
             checkpoints: self.checkpoints,
+            last: self.last,
         })
     }
 }
@@ -223,12 +254,16 @@ mod tests {
 
     /// Twelve rows, a checkpoint after each fourth.
     fn export() -> Vec<String> {
+        export_by("acme/adam")
+    }
+
+    fn export_by(actor: &str) -> Vec<String> {
         let (mut last, mut lines) = ([0; 32], Vec::new());
         for number in 1..=12 {
             let mut row = AuditRow {
                 number,
                 at_micros: number * 1000,
-                actor: "acme/adam".into(),
+                actor: actor.into(),
                 action: "token.create".into(),
                 object: format!("object-{number}"),
                 detail: "for lea: querier".into(),
@@ -264,7 +299,8 @@ mod tests {
     fn an_untouched_export_verifies_under_the_right_key_only() {
         let good = export();
         let (rows, checkpoints) = (12, 3);
-        assert_eq!(verify(&good), Ok(AuditSummary { rows, checkpoints }));
+        let summary = verify(&good).unwrap();
+        assert_eq!((summary.rows, summary.checkpoints), (rows, checkpoints));
         let other = SigningKey::from_bytes(&[6; 32]).verifying_key().to_bytes();
         assert_eq!(
             verify_export(&good.join("\n"), &other),
@@ -290,6 +326,25 @@ mod tests {
             let whole = at % 5 == 0 && at > 0;
             assert_eq!(verify(&good[..at]).is_ok(), whole, "cut before line {at}");
         }
+    }
+
+    /// Another past that is signed by the same key verifies on its own, beside an earlier export not.
+    #[test]
+    fn another_past_signed_by_the_registry_is_found_beside_an_earlier_export() {
+        let earlier = verify(&export()[..5]).unwrap();
+        let beside = |lines: &[String]| {
+            let key = public();
+            let mut verifier = ChainVerifier::new(&key).since(earlier);
+            for line in lines {
+                verifier.take(&serde_json::from_str(line).unwrap())?;
+            }
+            verifier.finish()
+        };
+        assert_eq!(beside(&export()), verify(&export()));
+        let forged = export_by("acme/eve");
+        assert!(verify(&forged).is_ok());
+        assert_eq!(beside(&forged), Err(ChainError::Forked(4)));
+        assert_eq!(beside(&[]), Err(ChainError::Forked(4)));
     }
 
     proptest! {

@@ -15,7 +15,9 @@ mod signer;
 pub mod store;
 pub mod token;
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +48,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const CALLS_PER_CONNECTION: usize = 64;
 
 /// What the registry needs to know; the keys of its configuration file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Address to listen on; port 0 takes any free one.
@@ -65,6 +67,24 @@ pub struct RegistryConfig {
     /// Hours after which what was uploaded to a draft, and then left, is removed.
     #[serde(default = "orphan_hours")]
     pub orphan_hours: u32,
+    /// Minutes between two signed checkpoints of the audit log.
+    #[serde(default = "checkpoint_minutes")]
+    pub checkpoint_minutes: NonZeroU32,
+}
+
+/// The address of the database holds its password.
+impl fmt::Debug for RegistryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryConfig")
+            .field("listen", &self.listen)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ten.
+fn checkpoint_minutes() -> NonZeroU32 {
+    const { NonZeroU32::new(10).unwrap() }
 }
 
 /// A week.
@@ -112,6 +132,18 @@ async fn collect(store: Store, hours: u32) {
     }
 }
 
+/// Signs the audit log from time to time, so that what is not yet signed is little.
+async fn checkpoint(store: Store, minutes: NonZeroU32) {
+    let period = Duration::from_secs(u64::from(minutes.get()) * 60);
+    let mut due = tokio::time::interval(period);
+    loop {
+        due.tick().await;
+        if let Err(error) = store.checkpoint_audit().await {
+            tracing::warn!(%error, "the audit log is not signed");
+        }
+    }
+}
+
 /// Connects to the database, migrates it and serves until `stop`.
 pub async fn start(
     config: RegistryConfig,
@@ -147,7 +179,10 @@ pub async fn start(
         .add_service(MeteringServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
     tracing::info!(%addr, "registry listens");
-    let housekeeping = collect(store.clone(), config.orphan_hours);
+    let housekeeping = futures::future::join(
+        collect(store.clone(), config.orphan_hours),
+        checkpoint(store.clone(), config.checkpoint_minutes),
+    );
     tokio::spawn(store.follow_rights(stop.clone()));
     let task = tokio::spawn(async move {
         let housekeeping = tokio::spawn(housekeeping);

@@ -338,7 +338,7 @@ pub(crate) enum AuditCommand {
     Export(AuditExportArgs),
     /// Verify an export without the registry: finds a changed, removed or reordered row.
     #[command(
-        after_help = "Example:\n  chemxor audit verify audit.jsonl --registry-key registry-signing.pub"
+        after_help = "Examples:\n  chemxor audit verify audit.jsonl --registry-key registry-signing.pub\n  chemxor audit verify november.jsonl --since october.jsonl --registry-key registry-signing.pub"
     )]
     Verify(AuditVerifyArgs),
 }
@@ -370,6 +370,10 @@ pub(crate) struct AuditVerifyArgs {
     /// The registry's public key: 64 hexadecimal digits, or the file with them.
     #[arg(long, value_name = "KEY")]
     pub(crate) registry_key: String,
+    /// An earlier export that was kept: the log must begin with all of it. Finds a past that was
+    /// rewritten and signed anew.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use chemxor_core::{AuditLine, AuditRow, ChainVerifier, ErrorId};
@@ -123,11 +124,10 @@ fn broken(reason: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("{reason} [{id}; next: {}]", id.next_step())
 }
 
-fn verify(format: Format, args: &AuditVerifyArgs) -> Result<()> {
-    let key = public_key(&args.registry_key)?;
-    let place = || args.file.display().to_string();
-    let mut reader = BufReader::new(File::open(&args.file).with_context(place)?);
-    let mut verifier = ChainVerifier::new(&key);
+/// Takes every line of an export.
+fn walk<'a>(path: &Path, mut verifier: ChainVerifier<'a>) -> Result<ChainVerifier<'a>> {
+    let place = || path.display().to_string();
+    let mut reader = BufReader::new(File::open(path).with_context(place)?);
     let mut line = Vec::new();
     for number in 1u64.. {
         line.clear();
@@ -138,22 +138,50 @@ fn verify(format: Format, args: &AuditVerifyArgs) -> Result<()> {
         if length == 0 {
             break;
         }
-        let said = format!("line {number} is not a line of an audit export");
+        let said = || {
+            format!(
+                "{}: line {number} is not a line of an audit export",
+                place()
+            )
+        };
         if length as u64 > MAX_LINE {
-            return Err(broken(format!("{said}: longer than {MAX_LINE} bytes")));
+            return Err(broken(format!("{}: longer than {MAX_LINE} bytes", said())));
         }
-        let parsed: AuditLine =
-            serde_json::from_slice(&line).map_err(|error| broken(format!("{said}: {error}")))?;
-        verifier.take(&parsed).map_err(broken)?;
+        let parsed: AuditLine = serde_json::from_slice(&line)
+            .map_err(|error| broken(format!("{}: {error}", said())))?;
+        verifier
+            .take(&parsed)
+            .map_err(|error| broken(format!("{}: {error}", place())))?;
     }
-    let summary = verifier.finish().map_err(broken)?;
-    let value =
-        json!({ "verified": true, "rows": summary.rows, "checkpoints": summary.checkpoints });
+    Ok(verifier)
+}
+
+fn verify(format: Format, args: &AuditVerifyArgs) -> Result<()> {
+    let key = public_key(&args.registry_key)?;
+    let finish = |path: &Path, verifier: ChainVerifier<'_>| {
+        let outcome = walk(path, verifier)?.finish();
+        outcome.map_err(|error| broken(format!("{}: {error}", path.display())))
+    };
+    let mut verifier = ChainVerifier::new(&key);
+    let mut earlier_rows = None;
+    if let Some(path) = &args.since {
+        let earlier = finish(path, ChainVerifier::new(&key))?;
+        earlier_rows = Some(earlier.rows);
+        verifier = verifier.since(earlier);
+    }
+    let summary = finish(&args.file, verifier)?;
+    let value = json!({
+        "verified": true, "rows": summary.rows, "checkpoints": summary.checkpoints,
+        "earlier_rows": earlier_rows,
+    });
     output::print(format, &value, || {
         say!(
             "verified: {} rows without a gap, {} checkpoints signed by the registry",
             summary.rows,
             summary.checkpoints
         );
+        if let Some(rows) = earlier_rows {
+            say!("the first {rows} rows are those of the earlier export");
+        }
     })
 }

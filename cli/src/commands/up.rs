@@ -79,6 +79,7 @@ impl Platform {
             operations: Operations::default(),
             signing_key: None,
             orphan_hours: 168,
+            checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;
         let registry_address = format!("localhost:{}", registry.addr().port());

@@ -1,8 +1,7 @@
 //! The audit chain: each row's hash covers the row and the hash before it.
 
-use chemxor_core::{Action, AuditLine, AuditRow, Checkpoint, Reach, sign_checkpoint};
+use chemxor_core::{Action, AuditLine, AuditRow, Checkpoint, Reach};
 use data_encoding::HEXLOWER;
-use ed25519_dalek::SigningKey;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -18,18 +17,24 @@ pub(crate) struct Event<'a> {
     pub(crate) detail: &'a str,
 }
 
-fn micros(at: OffsetDateTime) -> i64 {
+pub(crate) fn micros(at: OffsetDateTime) -> i64 {
     (at.unix_timestamp_nanos() / 1000) as i64
 }
 
 impl Tx {
-    /// Appends an event; other transactions that append wait until this one ends.
-    pub(crate) async fn audit(&mut self, event: Event<'_>) -> Result<(), RegistryError> {
-        self.audited = true;
-        // one writer at a time; the number is arbitrary and used for nothing else
+    /// Until this transaction ends nobody else appends or signs.
+    pub(crate) async fn lock_audit(&mut self) -> Result<(), RegistryError> {
+        // the number is arbitrary and used for nothing else
         sqlx::query("select pg_advisory_xact_lock(7126318)")
             .execute(self.connection())
             .await?;
+        Ok(())
+    }
+
+    /// Appends an event; other transactions that append wait until this one ends.
+    pub(crate) async fn audit(&mut self, event: Event<'_>) -> Result<(), RegistryError> {
+        self.audited = true;
+        self.lock_audit().await?;
         let last = sqlx::query("select number, hash from audit order by number desc limit 1")
             .fetch_optional(self.connection())
             .await?;
@@ -86,32 +91,9 @@ impl Tx {
         })
         .await
     }
-
-    /// Signs the last row, unless a checkpoint covers it.
-    async fn checkpoint(&mut self, key: &SigningKey) -> Result<(), RegistryError> {
-        let last = sqlx::query("select number, hash from audit order by number desc limit 1")
-            .fetch_optional(self.connection())
-            .await?;
-        let Some(last) = last else { return Ok(()) };
-        let number: i64 = last.try_get("number")?;
-        let hash = crate::store::digest(&last.try_get::<Vec<u8>, _>("hash")?)?;
-        let at = micros(OffsetDateTime::now_utc());
-        let signature = sign_checkpoint(key, number, at, &hash);
-        sqlx::query(
-            "insert into audit_checkpoints values ($1, $2, $3, $4, $5) on conflict do nothing",
-        )
-        .bind(number)
-        .bind(at)
-        .bind(hash.as_slice())
-        .bind(key.verifying_key().to_bytes().to_vec())
-        .bind(signature.as_slice())
-        .execute(self.connection())
-        .await?;
-        Ok(())
-    }
 }
 
-fn read_row(row: &PgRow) -> Result<AuditRow, RegistryError> {
+pub(crate) fn read_row(row: &PgRow) -> Result<AuditRow, RegistryError> {
     Ok(AuditRow {
         number: row.try_get("number")?,
         at_micros: micros(row.try_get("at")?),
@@ -160,28 +142,18 @@ impl Store {
         Ok(Ok(rows.len() as u64))
     }
 
-    /// Writes a checkpoint over everything so far.
-    pub async fn checkpoint_audit(&self) -> Result<(), RegistryError> {
-        let Some(key) = self.signer() else {
-            return Ok(());
-        };
-        let mut tx = self.begin("checkpoint audit").await?;
-        tx.checkpoint(key).await?;
-        tx.commit().await
-    }
-
     /// Begins an export: notes it, closes the log with a checkpoint and gives the last row's number.
     pub async fn begin_export(&self, caller: &Caller) -> Result<i64, RegistryError> {
         caller.require(Action::ReadAudit)?;
         let mut tx = self.begin("export audit").await?;
         tx.audit_read(caller, "audit.export", "audit").await?;
-        if let Some(key) = self.signer() {
-            tx.checkpoint(key).await?;
-        }
+        // an export of a log that was changed is not closed, and so does not verify
+        let signed = self.sign(&mut tx).await?;
         let row = sqlx::query("select max(number) as last from audit")
             .fetch_one(tx.connection())
             .await?;
         tx.commit().await?;
+        self.remember(signed);
         Ok(row.try_get("last")?)
     }
 

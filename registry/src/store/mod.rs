@@ -7,6 +7,7 @@ mod audit;
 mod blobs;
 mod cards;
 mod certificates;
+mod checkpoints;
 mod conformance;
 mod denied;
 mod lifecycle;
@@ -61,6 +62,7 @@ pub struct Store {
     pool: PgPool,
     signer: Option<Arc<SigningKey>>,
     rights: Arc<Rights>,
+    signed: checkpoints::Signed,
 }
 
 /// A transaction; `name` stands in the log when it fails.
@@ -116,6 +118,7 @@ impl Store {
             pool,
             signer: None,
             rights: Arc::default(),
+            signed: Arc::default(),
         })
     }
 

@@ -155,6 +155,18 @@ async fn tokens_and_the_audit_log_do_not_change() {
         ("update audit set actor = 'eve'", "append only"),
         ("delete from audit", "append only"),
         ("truncate audit", "never emptied"),
+        ("truncate audit_checkpoints", "never emptied"),
+        ("truncate alias_history", "never emptied"),
+        ("truncate cards", "never emptied"),
+        ("truncate certificates", "never emptied"),
+        ("truncate conformance", "never emptied"),
+        ("truncate denied_certificates", "never emptied"),
+        ("truncate models cascade", "never emptied"),
+        ("truncate tokens cascade", "never emptied"),
+        ("truncate blobs cascade", "never emptied"),
+        ("truncate blob_pieces", "never emptied"),
+        ("truncate sealed_keys", "never emptied"),
+        ("truncate placements", "never emptied"),
     ] {
         let error = platform.database.execute(statement).await.unwrap_err();
         assert!(error.contains(reason), "{statement}: {error}");

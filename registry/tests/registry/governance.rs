@@ -245,21 +245,6 @@ async fn a_denied_certificate_is_refused_at_the_next_call() {
     assert_eq!(id(&refused), ErrorId::CertificateRefused);
 }
 
-async fn export(platform: &Platform) -> String {
-    let request = platform.by("adam", v1::ExportAuditRequest {});
-    let mut stream = platform
-        .governance()
-        .export_audit(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let mut text = String::new();
-    while let Some(part) = stream.message().await.unwrap() {
-        text.push_str(&part.lines);
-    }
-    text
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_verifies_offline_and_names_who_read() {
     let platform = Platform::start().await;
@@ -270,7 +255,7 @@ async fn an_export_verifies_offline_and_names_who_read() {
         .await
         .unwrap();
     let key = platform.store().public_key().unwrap();
-    let text = export(&platform).await;
+    let text = platform.export().await;
     let summary = verify_export(&text, &key).unwrap();
     assert!(summary.rows >= 8 && summary.checkpoints >= 1, "{summary:?}");
     for action in ["token.list", "audit.export"] {
@@ -281,7 +266,7 @@ async fn an_export_verifies_offline_and_names_who_read() {
         assert!(!text.contains(platform.token(name).secret.as_str()));
     }
     // a row changed behind the registry's back, with the chain mended after it, misses the signatures
-    let longer = export(&platform).await;
+    let longer = platform.export().await;
     assert!(longer.starts_with(&text));
     let cut = longer.rsplit_once("{\"kind\":\"checkpoint\"").unwrap().0;
     assert!(matches!(verify_export(cut, &key), Err(ChainError::Open(_))));

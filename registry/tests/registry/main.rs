@@ -15,6 +15,7 @@ mod certificates;
 mod cluster;
 mod conformance;
 mod database;
+mod delegation;
 mod enrolment;
 mod governance;
 mod migrations;

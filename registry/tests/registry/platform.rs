@@ -63,6 +63,7 @@ impl Platform {
                 .unwrap(),
             signing_key: None,
             orphan_hours: 168,
+            checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let registry = start(config, stop.clone()).await.unwrap();
         let mut tokens = BTreeMap::new();
@@ -189,6 +190,26 @@ impl Platform {
     /// A request with the token of this person.
     pub(crate) fn by<T>(&self, name: &str, message: T) -> Request<T> {
         signed(&self.token(name).secret, message)
+    }
+
+    /// The whole audit log, exported by adam.
+    pub(crate) async fn export(&self) -> String {
+        let request = self.by("adam", v1::ExportAuditRequest {});
+        let answer = self.governance().export_audit(request).await;
+        let mut stream = answer.unwrap().into_inner();
+        let mut text = String::new();
+        while let Some(part) = stream.message().await.unwrap() {
+            text.push_str(&part.lines);
+        }
+        text
+    }
+
+    /// The key that the registry made for itself.
+    pub(crate) fn signing_key(&self) -> [u8; 32] {
+        let path = self.folder.path().join("registry-signing.key");
+        let text = std::fs::read_to_string(path).unwrap();
+        let bytes = data_encoding::HEXLOWER.decode(text.trim().as_bytes());
+        bytes.unwrap().try_into().unwrap()
     }
 
     /// Registers worker-1 and worker-2.

@@ -14,7 +14,9 @@ use chemxor_runtime::serve::{READY, Served as Serving};
 use chemxor_runtime::tls::{TlsFiles, connect};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 use time::Duration;
 use tokio::net::TcpListener;
@@ -113,13 +115,12 @@ async fn foreign_and_expired_certificates_are_not_let_in() {
     assert!(served.answers(&good).await);
 }
 
-/// Shakes hands in exactly this version, with a good certificate or none.
-fn handshake(
-    address: SocketAddr,
+/// A client of exactly this version, with a good certificate or none.
+fn client_config(
     files: &TlsFiles,
     version: &'static SupportedProtocolVersion,
     certificate: bool,
-) -> Result<(), String> {
+) -> Arc<ClientConfig> {
     let pem = |path: &Path| CertificateDer::from_pem_file(path).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(pem(&files.ca)).unwrap();
@@ -138,13 +139,19 @@ fn handshake(
         config.with_no_client_auth()
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+/// Shakes hands, and says whether in full or by taking up a former session.
+fn handshake(address: SocketAddr, config: &Arc<ClientConfig>) -> Result<HandshakeKind, String> {
     let name = "localhost".try_into().unwrap();
-    let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut tls = ClientConnection::new(config.clone(), name).unwrap();
     let mut tcp = TcpStream::connect(address).unwrap();
     let mut step = || tls.complete_io(&mut tcp).map_err(|error| error.to_string());
     step()?;
     // the server's first bytes, or its refusal of our certificate
-    step().map(drop)
+    step()?;
+    Ok(tls.handshake_kind().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,11 +160,12 @@ async fn only_tls_1_3_with_a_certificate_shakes_hands() {
     let served = served().await;
     let (address, files) = (served.address, served.client());
     let outcomes = tokio::task::spawn_blocking(move || {
-        [(&TLS13, true), (&TLS13, false), (&TLS12, true)]
-            .map(|(version, certificate)| handshake(address, &files, version, certificate))
+        [(&TLS13, true), (&TLS13, false), (&TLS12, true)].map(|(version, certificate)| {
+            handshake(address, &client_config(&files, version, certificate))
+        })
     });
     let [good, bare, old] = outcomes.await.unwrap();
-    assert_eq!(good, Ok(()));
+    assert_eq!(good, Ok(HandshakeKind::Full));
     assert!(
         bare.as_ref()
             .is_err_and(|e| e.contains("CertificateRequired")),
@@ -168,6 +176,20 @@ async fn only_tls_1_3_with_a_certificate_shakes_hands() {
             .is_err_and(|e| e.contains("ProtocolVersion") || e.contains("HandshakeFailure")),
         "{old:?}"
     );
+}
+
+/// A session taken up again would let its client in without another look at the certificate, which
+/// may have ended or been replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_is_taken_up_again() {
+    let served = served().await;
+    let (address, files) = (served.address, served.client());
+    let kinds = tokio::task::spawn_blocking(move || {
+        // remembers the tickets of its sessions
+        let config = client_config(&files, &rustls::version::TLS13, true);
+        [(); 3].map(|()| handshake(address, &config))
+    });
+    assert_eq!(kinds.await.unwrap(), [const { Ok(HandshakeKind::Full) }; 3]);
 }
 
 async fn status_of(client: &mut HealthClient<tonic::transport::Channel>, service: &str) -> i32 {
