@@ -1,0 +1,342 @@
+//! The compose file, read into the part of the compose specification that it uses; any other key is
+//! an error. Each service is confined, healthy by its own word, and finds what it mounts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+
+use serde::Deserialize;
+use serde_yaml_ng::Value;
+
+use super::{ROLES, documents, image, port, root, sample, text};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compose {
+    /// What the services share, by an anchor.
+    #[serde(rename = "x-service")]
+    _shared: Value,
+    services: BTreeMap<String, Service>,
+    networks: BTreeMap<String, Network>,
+    volumes: BTreeMap<String, Empty>,
+    secrets: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    #[serde(default)]
+    internal: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Secret {
+    file: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Build {
+    context: String,
+    dockerfile: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Condition {
+    ServiceHealthy,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dependency {
+    #[serde(rename = "condition")]
+    _condition: Condition,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Health {
+    test: Vec<String>,
+    interval: String,
+    timeout: String,
+    retries: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deploy {
+    resources: Resources,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resources {
+    limits: Limits,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    cpus: String,
+    memory: String,
+    pids: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    image: String,
+    build: Option<Build>,
+    restart: String,
+    read_only: bool,
+    user: String,
+    cap_drop: Vec<String>,
+    security_opt: Vec<String>,
+    stop_grace_period: String,
+    networks: Vec<String>,
+    deploy: Deploy,
+    command: Option<Vec<String>>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    volumes: Vec<String>,
+    #[serde(default)]
+    tmpfs: Vec<String>,
+    #[serde(default)]
+    ports: Vec<String>,
+    #[serde(default)]
+    depends_on: BTreeMap<String, Dependency>,
+    healthcheck: Health,
+}
+
+fn read(text: &str) -> Result<Compose, serde_yaml_ng::Error> {
+    let mut value = documents("compose.yaml", text).remove(0);
+    value.apply_merge()?;
+    serde_yaml_ng::from_value(value)
+}
+
+fn compose() -> Compose {
+    read(&text("compose/compose.yaml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn seconds(text: &str) -> u64 {
+    text.strip_suffix('s').unwrap().parse().unwrap()
+}
+
+/// Host path or volume, and where it is mounted, whether for reading only.
+fn mounts(service: &Service) -> Vec<(&str, &str, bool)> {
+    service
+        .volumes
+        .iter()
+        .map(|mount| {
+            let parts: Vec<&str> = mount.split(':').collect();
+            assert!(parts.len() == 2 || parts[2..] == ["ro"], "{mount}");
+            (parts[0], parts[1], parts.len() == 3)
+        })
+        .collect()
+}
+
+#[test]
+fn a_key_that_compose_does_not_know_is_refused() {
+    let good = text("compose/compose.yaml");
+    for (from, to) in [
+        ("  read_only: true\n", "  readonly: true\n"),
+        ("      retries: 12\n", "      retry: 12\n"),
+        ("condition: service_healthy", "condition: service_health"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        assert!(read(&good.replacen(from, to, 1)).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn the_compose_file_starts_every_role_with_its_configuration() {
+    let compose = compose();
+    let mut roles = BTreeSet::new();
+    for (name, service) in &compose.services {
+        for dependency in service.depends_on.keys() {
+            assert!(compose.services.contains_key(dependency), "{dependency}");
+        }
+        let Some(command) = &service.command else {
+            assert_eq!(name, "postgres");
+            continue;
+        };
+        let role = command[0].as_str();
+        assert!(ROLES.contains(&role) && name.starts_with(role), "{name}");
+        assert_eq!(
+            command[1..3],
+            ["--config".to_owned(), format!("/config/{role}.toml")]
+        );
+        roles.insert(role.to_owned());
+        let config: toml::Value = sample(&format!("{role}.toml"));
+        let grace = seconds(&service.stop_grace_period) * 1000;
+        let drain = config["operations"]["drain_ms"].as_integer().unwrap();
+        assert!(
+            grace > drain.cast_unsigned(),
+            "{role} is killed while it drains"
+        );
+        let published = service
+            .ports
+            .iter()
+            .map(|port| port.split(':').next().unwrap());
+        for published in published {
+            assert_eq!(published.parse(), Ok(port(&config["listen"])), "{role}");
+        }
+        // what the configuration names is mounted, and what the worker writes can be written
+        let at = |path: &str| {
+            let mounts = mounts(service).into_iter();
+            mounts.rev().find(|(_, to, _)| path.starts_with(to))
+        };
+        for key in ["ca", "cert", "key"] {
+            let path = config["tls"][key].as_str().unwrap();
+            assert_eq!(at(path), Some(("./tls", "/etc/chemxor", true)), "{role}");
+        }
+        assert_eq!(at(&command[2]), Some(("./config", "/config", true)));
+        if role == "worker" {
+            let (volume, to, read_only) = at(config["sealing_key"].as_str().unwrap()).unwrap();
+            assert!(compose.volumes.contains_key(volume) && !read_only);
+            let made = format!("install -d -o 65532 -g 65532 -m 0700 {to}");
+            assert_eq!(image::last("RUN"), made, "a new volume belongs to the user");
+        }
+    }
+    assert_eq!(roles.len(), ROLES.len());
+}
+
+#[test]
+fn every_service_is_confined_and_bounded() {
+    let compose = compose();
+    for (name, service) in &compose.services {
+        assert!(service.read_only, "{name}");
+        assert_eq!(service.cap_drop, ["ALL"], "{name}");
+        assert_eq!(service.security_opt, ["no-new-privileges:true"], "{name}");
+        assert_eq!(service.restart, "unless-stopped", "{name}");
+        let limits = &service.deploy.resources.limits;
+        assert!(limits.cpus.parse::<f64>().unwrap() > 0.0 && limits.pids > 0);
+        let memory = limits.memory.strip_suffix(['M', 'G']).unwrap();
+        assert!(memory.parse::<u32>().unwrap() > 0, "{name}");
+        match &service.build {
+            Some(build) => {
+                assert_eq!(service.user, image::last("USER"), "{name}");
+                let context = root().join("deploy/compose").join(&build.context);
+                assert!(context.join(&build.dockerfile).exists(), "{name}");
+                assert!(service.image.contains(env!("CARGO_PKG_VERSION")), "{name}");
+            }
+            None => assert!(!service.user.starts_with("0"), "{name}"),
+        }
+        let writes = service.tmpfs.iter().all(|path| path.starts_with('/'));
+        assert!(writes, "{name}");
+    }
+    assert!(compose.networks["database"].internal);
+    let reach = |network: &str| {
+        let services = compose.services.iter();
+        let inside = services.filter(|(_, s)| s.networks.iter().any(|n| n == network));
+        inside.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(reach("database"), ["postgres", "registry"]);
+    assert_eq!(reach("platform"), ["gateway", "registry", "worker-1"]);
+}
+
+#[test]
+fn what_is_mounted_is_declared_or_explained_and_lies_in_nothing_else() {
+    let file = text("compose/compose.yaml");
+    let compose = compose();
+    let head: Vec<&str> = file.lines().take_while(|l| l.starts_with('#')).collect();
+    let explained = |path: &str| {
+        head.iter()
+            .any(|line| line.starts_with(&format!("#   {path} ")))
+    };
+    let mut used = BTreeSet::new();
+    for (name, service) in &compose.services {
+        let mounts = mounts(service);
+        for (from, to, _) in &mounts {
+            if from.starts_with('.') {
+                assert!(explained(from), "{from} is not explained");
+            } else {
+                assert!(
+                    compose.volumes.contains_key(*from),
+                    "{from} is not declared"
+                );
+                used.insert((*from).to_owned());
+            }
+            let nested = mounts
+                .iter()
+                .any(|(_, other, _)| other != to && other.starts_with(&format!("{to}/")));
+            assert!(!nested, "{name}: a mount lies in {to}");
+        }
+        for secret in &service.secrets {
+            let declared = &compose.secrets[secret];
+            assert!(explained(&declared.file), "{}", declared.file);
+            let passed = service.environment.values();
+            let path = format!("/run/secrets/{secret}");
+            assert_eq!(passed.filter(|value| **value == path).count(), 1);
+        }
+    }
+    assert_eq!(used, compose.volumes.keys().cloned().collect());
+    // the database wants a password: the address that is documented has one
+    let head = head.join("\n");
+    let start = head.find("postgres://").unwrap();
+    let address = head[start..].split('"').next().unwrap();
+    let database = &compose.services["postgres"].environment;
+    let user = &database["POSTGRES_USER"];
+    let name = &database["POSTGRES_DB"];
+    assert_eq!(
+        address,
+        format!("postgres://{user}:PASSWORD@postgres/{name}")
+    );
+}
+
+/// Runs a health check as the container does, against an answer on a port of this machine.
+fn healthy(check: &str, wanted: u16, answer: &str) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = listener.local_addr().unwrap().port();
+    let answer = answer.to_owned();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        let mut byte = [0; 1];
+        while !asked.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+            asked.push(byte[0]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        asked
+    });
+    assert!(check.contains(&format!("/127.0.0.1/{wanted};")), "{check}");
+    let check = check.replace(&format!("/{wanted};"), &format!("/{here};"));
+    // compose writes one $ as two
+    let check = check.replace("$$", "$");
+    let status = Command::new("bash").args(["-c", &check]).status().unwrap();
+    let asked = server.join().unwrap();
+    assert_eq!(asked, b"GET /readyz HTTP/1.0\r\n\r\n");
+    status.success()
+}
+
+#[test]
+fn health_checks_tell_ready_from_not_ready() {
+    for (name, service) in &compose().services {
+        let health = &service.healthcheck;
+        assert!(seconds(&health.interval) > seconds(&health.timeout) && health.retries > 1);
+        let Some(command) = &service.command else {
+            assert_eq!(health.test[..2], ["CMD", "pg_isready"]);
+            continue;
+        };
+        let [kind, shell, option, check] = &health.test[..] else {
+            panic!("{name}: {:?}", health.test);
+        };
+        assert_eq!([kind, shell, option], ["CMD", "bash", "-c"], "{name}");
+        let config: toml::Value = sample(&format!("{}.toml", command[0]));
+        let port = port(&config["operations"]["listen"]);
+        assert!(healthy(check, port, "HTTP/1.0 200 OK\r\n\r\n"), "{name}");
+        assert!(
+            !healthy(check, port, "HTTP/1.0 503 Unavailable\r\n\r\n"),
+            "{name}"
+        );
+    }
+}
