@@ -1,12 +1,12 @@
-//! The closed set of errors that cross a wire or reach a person. Each has a stable id, a page in
-//! `docs/errors.md` (a test compares both), and says whether the same request may be sent again.
+//! The closed set of errors that cross a wire or reach a person. Each has a stable id, a page
+//! `docs/errors/CX-….md` (tests compare both), and says whether the same request may be sent again.
 
 use std::fmt;
 use std::str::FromStr;
 
 macro_rules! error_ids {
     ($( $name:ident = $id:literal, $retry:literal, $next:literal; )*) => {
-        /// Identifies an error; see `docs/errors.md`.
+        /// Identifies an error; its page is `docs/errors/CX-….md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorId {
@@ -48,7 +48,7 @@ error_ids! {
     BlobMissing = "CX-M07", false, "upload the missing blobs, then submit again";
     BlobCorrupt = "CX-M08", true, "upload the blob again from its first byte";
     WorkerUnknown = "CX-M09", false, "list the workers with `chemxor workers`; start the missing one";
-    VersionSunset = "CX-M10", false, "its sunset date has passed; choose the successor that the catalogue names";
+    VersionSunset = "CX-M10", false, "its sunset date has passed; choose another version of `chemxor catalog`, or ask the publisher for its successor";
     NotConformant = "CX-M11", false, "let the publisher run the conformance check again: `chemxor publish` does";
     CardMissing = "CX-M20", false, "ask the publisher for a model card";
     CardRefused = "CX-M21", false, "mend the card with `chemxor card lint` and sign it with the key of the version";
@@ -97,15 +97,79 @@ impl FromStr for ErrorId {
 mod tests {
     use super::*;
 
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    fn docs() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+    }
+
+    fn read(path: &str) -> String {
+        let path = docs().join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    fn retry(id: ErrorId) -> &'static str {
+        if id.is_retryable() {
+            "yes, later"
+        } else {
+            "no"
+        }
+    }
+
+    /// The text under a heading of the second level.
+    fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+        let begin = format!("\n## {heading}\n");
+        let (_, rest) = page.split_once(&begin).unwrap_or_default();
+        rest.split("\n## ").next().unwrap_or_default().trim()
+    }
+
     #[test]
-    fn every_id_has_a_row_in_the_error_pages() {
-        let page = include_str!("../../docs/errors.md");
+    fn the_index_and_the_contents_link_every_page() {
+        let (index, contents) = (read("errors.md"), read("SUMMARY.md"));
         for id in ErrorId::ALL {
-            assert!(
-                page.contains(&format!("| `{id}` |")),
-                "docs/errors.md lacks {id}"
+            let row = format!(
+                "| [`{id}`](errors/{id}.md) | {} | {} |",
+                retry(*id),
+                id.next_step()
             );
+            assert!(index.contains(&row), "docs/errors.md lacks {row}");
+            let entry = format!("  - [{id}](errors/{id}.md)\n");
+            assert!(contents.contains(&entry), "docs/SUMMARY.md lacks {entry}");
             assert_eq!(id.as_str().parse::<ErrorId>().unwrap(), *id);
         }
+    }
+
+    #[test]
+    fn every_id_has_a_page_that_agrees_with_the_code_and_no_page_lacks_an_id() {
+        for id in ErrorId::ALL {
+            let page = read(&format!("errors/{id}.md"));
+            assert!(page.starts_with(&format!("# {id}: ")), "title of {id}");
+            let again = format!("May the same request be sent again? {}.\n", retry(*id));
+            assert!(page.contains(&again), "{id} lacks: {again}");
+            assert!(page.contains("\ngRPC status: `"), "gRPC status of {id}");
+            let next = format!("{}.", id.next_step());
+            let what_next = section(&page, "What to do next");
+            assert!(
+                what_next.starts_with(&next),
+                "next step of {id}: {what_next}"
+            );
+            for heading in [
+                "What happened",
+                "Usual causes",
+                "For the operator",
+                "Example",
+            ] {
+                assert!(section(&page, heading).len() > 20, "{id} lacks {heading}");
+            }
+            assert!(section(&page, "Example").contains(id.as_str()), "{id}");
+        }
+        let known = ErrorId::ALL.iter().map(|id| format!("{id}.md"));
+        let known: BTreeSet<String> = known.collect();
+        let pages = std::fs::read_dir(docs().join("errors")).unwrap();
+        let pages: BTreeSet<String> = pages
+            .map(|page| page.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(pages, known);
     }
 }

@@ -6,6 +6,7 @@ mod architecture;
 mod book;
 mod clock;
 mod conformance;
+mod contract;
 mod deploy;
 mod disk;
 mod enrolment;
