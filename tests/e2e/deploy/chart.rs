@@ -80,6 +80,8 @@ struct Workload {
     selector: LabelSelector,
     pods: PodTemplateSpec,
     claims: Vec<PersistentVolumeClaim>,
+    /// What becomes of volumes when pods are scaled away, and when all is deleted.
+    kept: [Option<String>; 2],
     /// Of a stateful set.
     service: Option<String>,
 }
@@ -107,12 +109,15 @@ impl Chart {
                     selector: spec.selector,
                     pods: spec.template,
                     claims: Vec::new(),
+                    kept: [None, None],
                     service: None,
                 });
             }
             Some("StatefulSet") => {
                 let object: StatefulSet = typed(document)?;
                 let spec = object.spec.unwrap();
+                let kept = spec.persistent_volume_claim_retention_policy;
+                let kept = kept.map(|kept| [kept.when_scaled, kept.when_deleted]);
                 self.workloads.push(Workload {
                     kind: "StatefulSet",
                     name: object.metadata.name.unwrap(),
@@ -120,6 +125,7 @@ impl Chart {
                     selector: spec.selector,
                     pods: spec.template,
                     claims: spec.volume_claim_templates.unwrap_or_default(),
+                    kept: kept.unwrap_or_default(),
                     service: spec.service_name,
                 });
             }

@@ -44,6 +44,11 @@ fn every_ordinal_has_its_own_name_certificate_key_and_address() {
     let chart = Chart::read();
     let workload = chart.workload("worker");
     assert_eq!(workload.kind, "StatefulSet");
+    // the key of an ordinal is there when it comes back
+    assert_eq!(
+        workload.kept,
+        [Some("Retain".to_owned()), Some("Retain".to_owned())]
+    );
     let service = workload.service.as_ref().unwrap();
     let headless = chart
         .services
