@@ -1,5 +1,5 @@
-//! kill -9 at random moments of a batch: worker, gateway, registry, PostgreSQL; connections to a
-//! worker that are cut or slow. Every row of every output is compared with an undisturbed run.
+//! kill -9 at random moments of a batch: worker, gateway, registry, PostgreSQL. Every row of every
+//! output is compared with an undisturbed run. What a bad network does is in `tests/e2e/network.rs`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -129,8 +129,9 @@ pub(crate) fn run(quick: bool) {
                 .unwrap();
             if !struck {
                 wait_until("the moment", || {
-                    let over = batch.try_wait().unwrap().is_some();
-                    (over || lines_of(&partial) > moment).then_some(())
+                    let over = batch.try_wait().unwrap();
+                    assert!(over.is_none(), "the batch ended before it was struck");
+                    (lines_of(&partial) > moment).then_some(())
                 });
                 strike(&mut platform, victim);
                 struck = true;

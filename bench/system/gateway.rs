@@ -46,8 +46,18 @@ async fn measure(quick: bool) {
     for (name, queries) in [("esol", 10_000), ("olinda-zero", 2_000)] {
         let model = Model::open(&platform, name).await;
         model
-            .compare(&platform, if quick { queries / 10 } else { queries })
+            .compare(&platform, if quick { queries / 10 } else { queries }, "")
             .await;
+        // with a core of its own, as on a machine of its own: does the gateway keep up?
+        let cores = Cores::apart(&platform);
+        model
+            .compare(
+                &platform,
+                if quick { queries / 10 } else { queries },
+                "own_core_",
+            )
+            .await;
+        drop(cores);
     }
     let model = Model::open(&platform, "esol").await;
     model.long_session(&platform, quick).await;
@@ -55,6 +65,50 @@ async fn measure(quick: bool) {
     tokio::task::spawn_blocking(move || drop(platform))
         .await
         .unwrap();
+}
+
+/// The gateway alone on the last core, client and worker on the others; whatever way a query takes,
+/// client and worker have the same cores. Dropped, everybody may run everywhere again.
+struct Cores(Vec<u32>, usize);
+
+impl Cores {
+    fn apart(platform: &Platform) -> Self {
+        let last = std::thread::available_parallelism().unwrap().get() - 1;
+        assert!(last > 0, "needs two cores or more");
+        let gateway = platform.gateway.as_ref().unwrap().pid();
+        let others = [
+            std::process::id(),
+            platform.workers[0].as_ref().unwrap().pid(),
+        ];
+        pin(gateway, &last.to_string());
+        for pid in others {
+            pin(pid, &format!("0-{}", last - 1));
+        }
+        Self([&[gateway][..], &others].concat(), last)
+    }
+}
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            pin(*pid, &format!("0-{}", self.1));
+        }
+    }
+}
+
+/// All threads of a process, and those that they start.
+fn pin(pid: u32, cores: &str) {
+    let done = Command::new("taskset")
+        .args([
+            "--all-tasks",
+            "--cpu-list",
+            "--pid",
+            cores,
+            &pid.to_string(),
+        ])
+        .output()
+        .expect("taskset, of util-linux");
+    assert!(done.status.success(), "{done:?}");
 }
 
 /// A published model, and molecules to ask it.
@@ -102,7 +156,7 @@ impl Model {
     }
 
     /// Throughput through the gateway and past it, in turns so that both meet the same machine.
-    async fn compare(&self, platform: &Platform, queries: usize) {
+    async fn compare(&self, platform: &Platform, queries: usize, cores: &str) {
         let session = self.session().await;
         let worker = platform.workers[0].as_ref().unwrap();
         let direct = Direct::open(
@@ -146,21 +200,21 @@ impl Model {
         }
         let name = self.name;
         println!(
-            "{name}_through_gateway,{:.1},queries/s",
+            "{name}_{cores}through_gateway,{:.1},queries/s",
             queries as f64 / seconds[0]
         );
         println!(
-            "{name}_direct_to_worker,{:.1},queries/s",
+            "{name}_{cores}direct_to_worker,{:.1},queries/s",
             queries as f64 / seconds[1]
         );
         println!(
-            "{name}_share_of_direct,{:.3},ratio",
+            "{name}_{cores}share_of_direct,{:.3},ratio",
             seconds[1] / seconds[0]
         );
         for (cpu, (party, _)) in cpu.iter().zip(parties) {
             for (way, cpu) in ["through_gateway", "direct"].iter().zip(cpu) {
                 println!(
-                    "{name}_cpu_of_{party}_{way},{:.3},ms a query",
+                    "{name}_{cores}cpu_of_{party}_{way},{:.3},ms a query",
                     cpu * 1e3 / queries as f64
                 );
             }
@@ -200,7 +254,10 @@ impl Model {
         let before = memory_mib(gateway).0;
         let mut idle = Vec::new();
         for _ in 0..count {
-            idle.push(self.session().await);
+            let session = self.session().await;
+            // so that it holds its link to the worker, too
+            session.predict(self.molecule(idle.len())).await.unwrap();
+            idle.push(session);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = memory_mib(gateway).0;

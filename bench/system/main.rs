@@ -1,5 +1,5 @@
 //! Benchmarks of the whole system: real processes, real PostgreSQL, real TLS on loopback. Called by
-//! `./bench/run faults|disk|clocks|soak|workers|gateway [--quick]`; the CSV goes to standard output, progress to
+//! `./bench/run kills|disk|clocks|soak|scaling-workers|gateway [--quick]`; the CSV goes to standard output, progress to
 //! standard error.
 
 #![allow(
@@ -25,14 +25,14 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
     match arguments.first().map(String::as_str) {
-        Some("faults") => faults::run(quick),
+        Some("kills") => faults::run(quick),
         Some("disk") => disturbed::disk(quick),
         Some("clocks") => disturbed::clocks(quick),
         Some("soak") => soak::run(quick),
         Some("workers") => workers::run(quick),
         Some("gateway") => gateway::run(quick),
         _ => {
-            eprintln!("usage: system faults|disk|clocks|soak|workers|gateway [--quick]");
+            eprintln!("usage: system kills|disk|clocks|soak|workers|gateway [--quick]");
             std::process::exit(2);
         }
     }

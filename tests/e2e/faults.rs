@@ -235,10 +235,57 @@ fn a_batch_that_is_killed_or_stopped_goes_on_where_it_was() {
 }
 
 #[test]
+fn certificates_that_are_renewed_during_a_batch_cost_no_row_and_no_session() {
+    let platform = Platform::start(2);
+    platform.publish_spread("esol", true, "replicas");
+    let input = write_library(&platform, 6000);
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let path = output.to_str().unwrap();
+    let arguments = [
+        "query", "esol", "--quiet", "--input", &input, "--output", path,
+    ];
+    let mut query = platform.command(&arguments).spawn().unwrap();
+    wait_until("the first rows", || (rows_of(&partial) > 100).then_some(()));
+    platform.renew_certificates();
+    // whoever connects now meets the new ones, while the batch goes on over connections of before
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let services = [
+        ("registry", &platform.registry),
+        ("gateway", &platform.gateway),
+    ];
+    let workers = ["worker-1", "worker-2"].into_iter().zip(&platform.workers);
+    for (name, service) in services.into_iter().chain(workers) {
+        let address = &service.as_ref().unwrap().address;
+        wait_until("the new certificate", || {
+            let files = platform.gateway_tls();
+            let connected = runtime.block_on(chemxor_runtime::tls::connect(address, &files));
+            connected.unwrap();
+            let log = platform.log(name);
+            log.contains("certificates reloaded").then_some(())
+        });
+    }
+    assert!(
+        !output.exists(),
+        "the batch ended before the certificates changed"
+    );
+    assert!(
+        query.wait().unwrap().success(),
+        "{}",
+        platform.log("gateway")
+    );
+    check_rows(&output, 6000);
+    for service in ["gateway", "worker-1", "worker-2"] {
+        let log = platform.log(service);
+        assert!(!log.contains("cut"), "no step was cut: {log}");
+    }
+}
+
+#[test]
 fn a_rolling_restart_costs_no_row() {
     let mut platform = Platform::start(2);
     platform.publish_spread("esol", true, "replicas");
-    let input = write_library(&platform, 6000);
+    let input = write_library(&platform, 12_000);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
     let path = output.to_str().unwrap();
@@ -248,7 +295,12 @@ fn a_rolling_restart_costs_no_row() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let more = |rows: usize| wait_until("more rows", || (rows_of(&partial) > rows).then_some(()));
+    let more = |rows: usize| {
+        wait_until("more rows", || {
+            assert!(!output.exists(), "the batch ended before the last restart");
+            (rows_of(&partial) > rows).then_some(())
+        });
+    };
     for number in 0..2 {
         more(rows_of(&partial) + 100);
         let ended = platform.workers[number].take().unwrap().terminate();
@@ -259,13 +311,18 @@ fn a_rolling_restart_costs_no_row() {
             (platform.log(&log).matches("partition ready").count() > 1).then_some(())
         });
     }
+    // in the order of the handbook: registry, gateway
+    more(rows_of(&partial) + 100);
+    let ended = platform.stop_registry();
+    assert!(ended.success(), "a drained registry ends well: {ended}");
+    platform.start_registry();
     more(rows_of(&partial) + 100);
     let ended = platform.gateway.take().unwrap().terminate();
     assert!(ended.success(), "a drained gateway ends well: {ended}");
     platform.start_gateway();
     let status = query.wait().unwrap();
     assert!(status.success(), "{status:?} {}", platform.log("gateway"));
-    check_rows(&output, 6000);
+    check_rows(&output, 12_000);
 }
 
 #[test]

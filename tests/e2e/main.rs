@@ -12,14 +12,18 @@ mod disk;
 mod enrolment;
 mod faults;
 mod governance;
+mod liar;
 mod network;
 mod operations;
 mod placements;
 mod platform;
 mod privacy;
+mod proxy;
 mod quotas;
+mod revocation;
 #[cfg(feature = "otel")]
 mod traces;
 mod transcripts;
+mod uploads;
 mod versions;
 mod workflow;

@@ -1,82 +1,82 @@
-//! A bad network between gateway and worker: a proxy that delays and cuts connections. TCP hides
-//! loss as delay, so these two are what a service sees.
-
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+//! A bad network on each way between the parties: no row lost, none shifted, none wrong.
 
 use crate::faults::{check_rows, write_library};
 use crate::platform::Platform;
+use crate::proxy::{Proxy, Trouble};
 
-/// Bytes after which a connection is cut, whatever stands in it then.
-const CUT_AFTER: usize = 4_000_000;
-/// Delay of each piece on every third connection.
-const DELAY: Duration = Duration::from_millis(2);
-
-/// Copies until either side ends or `left` bytes have passed.
-fn copy(mut from: TcpStream, mut to: TcpStream, left: &AtomicUsize, slow: bool) {
-    let mut buffer = [0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if slow {
-            std::thread::sleep(DELAY);
-        }
-        let before = left.fetch_sub(count.min(left.load(Ordering::SeqCst)), Ordering::SeqCst);
-        let passed = count.min(before);
-        // half of a piece may pass: messages are cut anywhere
-        if to.write_all(&buffer[..passed]).is_err() || passed < count {
-            break;
-        }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+/// The address in a service's ready file, whenever it is asked.
+fn of(platform: &Platform, service: &str) -> impl Fn() -> Option<String> + Send + use<> {
+    let file = platform.path(&format!("{service}.ready"));
+    move || std::fs::read_to_string(&file).ok()
 }
 
-/// Passes connections on to the worker whose ready file this is; gives the count of connections.
-fn proxy(listener: TcpListener, ready: PathBuf) -> Arc<AtomicUsize> {
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = connections.clone();
-    std::thread::spawn(move || {
-        for incoming in listener.incoming() {
-            let (Ok(near), Ok(address)) = (incoming, std::fs::read_to_string(&ready)) else {
-                continue;
-            };
-            let Ok(far) = TcpStream::connect(address.trim()) else {
-                continue;
-            };
-            let slow = counted.fetch_add(1, Ordering::SeqCst) % 3 == 2;
-            let left = Arc::new(AtomicUsize::new(CUT_AFTER));
-            let pairs = [
-                (near.try_clone().unwrap(), far.try_clone().unwrap()),
-                (far, near),
-            ];
-            for (from, to) in pairs {
-                let left = left.clone();
-                std::thread::spawn(move || copy(from, to, &left, slow));
-            }
-        }
-    });
-    connections
-}
-
-#[test]
-fn connections_that_are_slow_and_cut_cost_no_row() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let platform = Platform::start_with(1, &format!("advertise = \"localhost:{port}\"\n"));
-    let connections = proxy(listener, platform.path("worker-1.ready"));
-    platform.publish("esol", true);
-    let input = write_library(&platform, 300);
+/// Asks for `rows` molecules and checks each row.
+fn batch(platform: &Platform, rows: usize) {
+    let input = write_library(platform, rows);
     let output = platform.path("out.csv");
     let path = output.to_str().unwrap();
     let report = platform.json(&["query", "esol", "--input", &input, "--output", path]);
-    assert_eq!(report["predicted"], 300, "{report}");
-    check_rows(&output, 300);
-    let connections = connections.load(Ordering::SeqCst);
-    assert!(
-        connections > 3,
-        "only {connections} connections: none was cut"
-    );
+    assert_eq!(report["predicted"], rows, "{report}");
+    check_rows(&output, rows);
+}
+
+#[test]
+fn connections_between_gateway_and_worker_that_are_slow_and_cut_cost_no_row() {
+    let ready = tempfile::NamedTempFile::new().unwrap();
+    let file = ready.path().to_owned();
+    let worker = Proxy::start(Trouble::Cuts(4_000_000), move || {
+        std::fs::read_to_string(&file).ok()
+    });
+    let advertise = format!("advertise = {:?}\n", worker.address());
+    let platform = Platform::start_with(1, &advertise);
+    std::fs::copy(platform.path("worker-1.ready"), ready.path()).unwrap();
+    platform.publish("esol", true);
+    batch(&platform, 300);
+    let connections = worker.connections();
+    assert!(connections > 3, "only {connections}: none was cut");
+}
+
+#[test]
+fn connections_between_client_and_gateway_that_are_slow_and_cut_cost_no_row() {
+    let platform = Platform::start(1);
+    platform.publish("esol", true);
+    let gateway = Proxy::start(Trouble::Cuts(4_000_000), of(&platform, "gateway"));
+    platform.reach_gateway_at(&gateway.address());
+    batch(&platform, 300);
+    let connections = gateway.connections();
+    assert!(connections > 3, "only {connections}: none was cut");
+}
+
+#[test]
+fn connections_between_gateway_and_registry_that_are_slow_and_cut_cost_no_row() {
+    // every step asks the registry, so that much passes
+    let mut platform = Platform::start_configured(1, ["", "[limits]\nrecheck_ms = 0\n", ""]);
+    let registry = Proxy::start(Trouble::Cuts(50_000), of(&platform, "registry"));
+    platform.publish("esol", true);
+    platform.reach_registry_at(&registry.address());
+    let before = registry.connections();
+    batch(&platform, 600);
+    let connections = registry.connections();
+    assert!(connections > before, "{connections}: none was cut");
+}
+
+/// Packets that a firewall drops: no error ever comes, only silence.
+#[test]
+fn a_worker_that_falls_silent_costs_no_row_while_another_serves() {
+    let ready = tempfile::NamedTempFile::new().unwrap();
+    let file = ready.path().to_owned();
+    let way = Proxy::start(Trouble::Cuts(usize::MAX), move || {
+        std::fs::read_to_string(&file).ok()
+    });
+    let limits = "[limits]\nattempt_timeout_ms = 700\n";
+    let mut platform = Platform::start_configured(1, ["", limits, ""]);
+    platform.add_worker(&format!("advertise = {:?}\n", way.address()));
+    std::fs::copy(platform.path("worker-2.ready"), ready.path()).unwrap();
+    platform.publish_spread("esol", true, "replicas");
+    // both serve until one cannot be heard any more
+    batch(&platform, 200);
+    assert!(way.connections() > 0, "the second worker was never asked");
+    way.fall_silent();
+    std::fs::remove_file(platform.path("out.csv")).unwrap();
+    batch(&platform, 600);
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "bench/system uses it too, and other parts of it")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -65,6 +66,10 @@ pub(crate) struct Platform {
     worker_config: String,
     gateway_config: String,
     registry_config: String,
+    /// More lines for one worker alone.
+    own_config: BTreeMap<usize, String>,
+    /// Where the registry is reached, when not at its own address.
+    registry_at: Option<String>,
     /// More environment for services that are started from here on.
     pub(crate) environment: Vec<(&'static str, String)>,
     folder: tempfile::TempDir,
@@ -104,6 +109,8 @@ impl Platform {
             worker_config: worker_config.to_owned(),
             gateway_config: gateway_config.to_owned(),
             registry_config: registry_config.to_owned(),
+            own_config: BTreeMap::new(),
+            registry_at: None,
             environment: Vec::new(),
             folder,
         };
@@ -195,7 +202,87 @@ impl Platform {
     }
 
     fn registry_address(&self) -> &str {
-        &self.registry.as_ref().unwrap().address
+        let own = || &self.registry.as_ref().unwrap().address;
+        self.registry_at.as_ref().unwrap_or_else(own)
+    }
+
+    /// Starts the gateway again, which reaches the registry at this address.
+    pub(crate) fn reach_registry_at(&mut self, address: &str) {
+        self.registry_at = Some(address.to_owned());
+        drop(self.gateway.take());
+        self.start_gateway();
+        self.registry_at = None;
+    }
+
+    /// Lets the command reach the gateway at this address.
+    pub(crate) fn reach_gateway_at(&self, address: &str) {
+        self.change_profile("gateway", address);
+    }
+
+    /// Lets the command reach the registry at this address; gives the one before.
+    pub(crate) fn reach_profile_registry_at(&self, address: &str) -> String {
+        self.change_profile("registry", address)
+    }
+
+    fn change_profile(&self, key: &str, value: &str) -> String {
+        let path = self.local().join("profile.toml");
+        let mut profile: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let before = profile.insert(key.to_owned(), value.into()).unwrap();
+        std::fs::write(path, profile.to_string()).unwrap();
+        before.as_str().unwrap().to_owned()
+    }
+
+    /// A profile with a certificate of this subject and room for a querier's token.
+    pub(crate) fn make_lab(&self, profile: &str, subject: &Subject) {
+        let folder = self.path(profile);
+        std::fs::create_dir_all(&folder).unwrap();
+        let own = self.local().join("profile.toml");
+        let mut text: toml::Table = std::fs::read_to_string(own).unwrap().parse().unwrap();
+        let files = self.authority.issue_to(subject, &folder, "client").unwrap();
+        for (key, file) in [("cert", files.cert), ("key", files.key)] {
+            text.insert(key.to_owned(), file.display().to_string().into());
+        }
+        let token = folder.join("querier.token").display().to_string();
+        let tokens = toml::Table::from_iter([("querier".to_owned(), token.into())]);
+        text.insert("tokens".to_owned(), tokens.into());
+        std::fs::write(folder.join("profile.toml"), text.to_string()).unwrap();
+    }
+
+    /// One more worker, with these lines in its configuration.
+    pub(crate) fn add_worker(&mut self, config: &str) {
+        let number = self.workers.len();
+        self.workers.push(None);
+        self.own_config.insert(number, config.to_owned());
+        self.start_worker(number);
+    }
+
+    /// The number that a query on the registry's database gives.
+    pub(crate) fn number(&self, query: &str) -> i64 {
+        let beside = self.cluster.bin().join("psql");
+        let program = if beside.exists() {
+            beside
+        } else {
+            "psql".into()
+        };
+        let done = Command::new(program)
+            .args(["--no-psqlrc", "--tuples-only", "--no-align", "-c", query])
+            .arg(self.cluster.url("postgres"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(done.stdout).unwrap();
+        text.trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("{query}: {text}"))
+    }
+
+    /// New certificates for registry, gateway and workers, where the old ones lie.
+    pub(crate) fn renew_certificates(&self) {
+        self.tls(&Subject::Registry, "registry");
+        self.tls(&Subject::Gateway, "gateway");
+        for number in 1..=self.workers.len() {
+            let name = format!("worker-{number}");
+            self.tls(&Subject::Worker(name.parse().unwrap()), &name);
+        }
     }
 
     pub(crate) fn start_gateway(&mut self) {
@@ -227,6 +314,14 @@ impl Platform {
         registry.child.wait().unwrap();
     }
 
+    /// SIGTERM to the registry; it keeps its address for the next start.
+    pub(crate) fn stop_registry(&mut self) -> std::process::ExitStatus {
+        let registry = self.registry.as_mut().unwrap();
+        let pid = nix::unistd::Pid::from_raw(registry.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        registry.child.wait().unwrap()
+    }
+
     /// kill -9 of PostgreSQL's first process; the others end with it. Then it is started again.
     pub(crate) fn kill_postgres(&self) {
         let file = self.cluster.folder().join("data/postmaster.pid");
@@ -243,11 +338,16 @@ impl Platform {
 
     /// Files with the gateway's certificate.
     pub(crate) fn gateway_tls(&self) -> chemxor_runtime::tls::TlsFiles {
+        self.tls_of("gateway")
+    }
+
+    /// Files with a service's certificate.
+    pub(crate) fn tls_of(&self, service: &str) -> chemxor_runtime::tls::TlsFiles {
         let local = self.local();
         chemxor_runtime::tls::TlsFiles {
             ca: local.join("ca.pem"),
-            cert: local.join("gateway.pem"),
-            key: local.join("gateway.key"),
+            cert: local.join(format!("{service}.pem")),
+            key: local.join(format!("{service}.key")),
         }
     }
 
@@ -271,9 +371,10 @@ impl Platform {
         let known = std::fs::read_to_string(self.path(&format!("{name}.ready")));
         let listen = known.unwrap_or_else(|_| "127.0.0.1:0".to_owned());
         let config = format!(
-            "name = {name:?}\nlisten = {listen:?}\nregistry = {:?}\nsealing_key = {:?}\n{}{}",
+            "name = {name:?}\nlisten = {listen:?}\nregistry = {:?}\nsealing_key = {:?}\n{}{}{}",
             self.registry_address(),
             self.path(&format!("{name}.sealing-key")),
+            self.own_config.get(&number).map_or("", String::as_str),
             self.worker_config,
             self.tls(&Subject::Worker(name.parse().unwrap()), &name)
         );

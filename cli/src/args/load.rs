@@ -35,12 +35,16 @@ pub(crate) struct LoadArgs {
     /// Windows after which a level ends in any case.
     #[arg(long, default_value_t = 15)]
     pub(crate) max_windows: usize,
-    /// Column with the expected prediction of the first output; a wrong one fails the command.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) expect_column: Option<String>,
+    /// Column with the expected prediction; given again, of the next output. A wrong one fails the
+    /// command.
+    #[arg(long = "expect-column", value_name = "COLUMN")]
+    pub(crate) expect_columns: Vec<String>,
     /// How far a prediction may be from the expected one.
     #[arg(long, default_value_t = 0.1)]
     pub(crate) tolerance: f64,
+    /// Share of a level's queries that may fail; more fail the command.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub(crate) max_failed: f64,
     /// CSV to write, one row a level.
     #[arg(long, value_name = "CSV")]
     pub(crate) output: Option<PathBuf>,

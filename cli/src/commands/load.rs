@@ -1,16 +1,11 @@
 //! `load`: asks a model over and over, with so many queries at the same time or so many a second,
 //! and reports throughput, latency and bytes; checks every answer where expectations are given.
 
-use std::collections::HashMap;
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chemxor_client::batch::millis;
 use chemxor_client::predictor::Predictor;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -18,6 +13,9 @@ use crate::args::{Format, LoadArgs};
 use crate::commands::query::predictor;
 use crate::home::Home;
 use crate::output::{self, Bar};
+use level::{Level, Mode, Outcome, Sample, Window, fits, summarise, verdict, write_csv};
+
+mod level;
 
 /// Windows whose throughput must agree before a level counts as steady.
 const STEADY: usize = 3;
@@ -25,45 +23,8 @@ const STEADY: usize = 3;
 /// A molecule's features, and what its prediction should be.
 struct Molecule {
     features: Vec<u16>,
-    expected: Option<f64>,
-}
-
-/// One query.
-struct Sample {
-    /// From when it was due (with a rate) or sent, to its prediction.
-    latency: Duration,
-    bytes_up: u64,
-    bytes_down: u64,
-    outcome: Outcome,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Right,
-    Wrong,
-    Failed,
-}
-
-/// One level of load, as it is printed and written to CSV.
-#[derive(Debug, Serialize)]
-struct Level {
-    /// concurrency or rate.
-    mode: &'static str,
-    /// Queries at the same time, or queries a second.
-    level: f64,
-    /// Whether the throughput of three windows agreed before the time was over.
-    steady: bool,
-    seconds: f64,
-    queries: u64,
-    failed: u64,
-    wrong: u64,
-    queries_per_second: f64,
-    p50_ms: f64,
-    p95_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-    bytes_up_per_query: f64,
-    bytes_down_per_query: f64,
+    /// Of the first outputs; empty where nothing is expected.
+    expected: Vec<f64>,
 }
 
 /// `low..high` or `low..high..step`, or one number.
@@ -100,20 +61,32 @@ fn read(predictor: &Predictor, args: &LoadArgs) -> Result<Vec<Molecule>> {
         let name = &args.smiles_column;
         format!("{} has no column {name:?}, only {columns:?}", context())
     })?;
-    let expected = match &args.expect_column {
-        Some(name) => Some(column(name).with_context(|| {
-            format!("{} has no column {name:?} with expected values", context())
-        })?),
-        None => None,
+    let find = |name: &String| {
+        column(name)
+            .with_context(|| format!("{} has no column {name:?} with expected values", context()))
     };
+    let expected: Vec<usize> = args
+        .expect_columns
+        .iter()
+        .map(find)
+        .collect::<Result<_>>()?;
+    let outputs = predictor.manifest().outputs.len();
+    if expected.len() > outputs {
+        bail!(
+            "{} columns are expected, but {} has {outputs} outputs",
+            expected.len(),
+            args.model
+        );
+    }
     let mut molecules = Vec::new();
     for (line, row) in (2..).zip(reader.records()) {
         let row = row.with_context(context)?;
         let features = predictor.featurise(row.get(smiles).unwrap_or("").trim());
-        let value = expected.map(|at| row.get(at).unwrap_or("").trim().parse::<f64>());
-        let expected = value.transpose().with_context(|| {
+        let value = |at: &usize| row.get(*at).unwrap_or("").trim().parse::<f64>();
+        let values: Result<Vec<f64>, _> = expected.iter().map(value).collect();
+        let expected = values.with_context(|| {
             format!(
-                "{}, line {line}: the expected value is not a number",
+                "{}, line {line}: an expected value is not a number",
                 context()
             )
         })?;
@@ -153,13 +126,9 @@ impl Load {
                 failed
             }
             Ok(prediction) => {
-                let fits = |expected: f64| {
-                    let first = prediction.values.first();
-                    first.is_some_and(|value| (value - expected).abs() <= self.tolerance)
-                };
-                let outcome = match molecule.expected {
-                    Some(expected) if !fits(expected) => Outcome::Wrong,
-                    _ => Outcome::Right,
+                let outcome = match fits(&prediction.values, &molecule.expected, self.tolerance) {
+                    true => Outcome::Right,
+                    false => Outcome::Wrong,
                 };
                 Sample {
                     bytes_up: prediction.bytes_up,
@@ -220,7 +189,7 @@ async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -
         Mode::Rate(rate) => tokio::spawn(load.clone().keep_rate(rate, args.max_in_flight, sender)),
     };
     let window = Duration::from_secs_f64(args.window);
-    let mut windows: Vec<(Vec<Sample>, f64)> = Vec::new();
+    let mut windows: Vec<Window> = Vec::new();
     let mut total = 0;
     let steady = loop {
         let begun = Instant::now();
@@ -252,74 +221,7 @@ async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -
     };
     driver.abort();
     let last = windows.split_off(windows.len() - STEADY.min(windows.len()));
-    summarise(mode, steady, &last)
-}
-
-#[derive(Clone, Copy)]
-enum Mode {
-    Concurrency(f64),
-    Rate(f64),
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Concurrency(count) => write!(f, "{count} at the same time"),
-            Self::Rate(rate) => write!(f, "{rate} a second"),
-        }
-    }
-}
-
-fn summarise(mode: Mode, steady: bool, windows: &[(Vec<Sample>, f64)]) -> Level {
-    let seconds: f64 = windows.iter().map(|(_, seconds)| seconds).sum();
-    let samples = || windows.iter().flat_map(|(samples, _)| samples);
-    let count = |outcome| samples().filter(|s| s.outcome == outcome).count() as u64;
-    let (failed, wrong) = (count(Outcome::Failed), count(Outcome::Wrong));
-    let queries = samples().count() as u64;
-    let answered = (queries - failed).max(1) as f64;
-    let mut latencies: Vec<f64> = samples()
-        .filter(|sample| sample.outcome != Outcome::Failed)
-        .map(|sample| millis(sample.latency))
-        .collect();
-    latencies.sort_by(f64::total_cmp);
-    let (mode, level) = match mode {
-        Mode::Concurrency(count) => ("concurrency", count),
-        Mode::Rate(rate) => ("rate", rate),
-    };
-    Level {
-        mode,
-        level,
-        steady,
-        seconds,
-        queries,
-        failed,
-        wrong,
-        queries_per_second: (queries - failed) as f64 / seconds,
-        p50_ms: quantile(&latencies, 0.5),
-        p95_ms: quantile(&latencies, 0.95),
-        p99_ms: quantile(&latencies, 0.99),
-        max_ms: latencies.last().copied().unwrap_or(0.0),
-        bytes_up_per_query: samples().map(|s| s.bytes_up as f64).sum::<f64>() / answered,
-        bytes_down_per_query: samples().map(|s| s.bytes_down as f64).sum::<f64>() / answered,
-    }
-}
-
-/// The smallest value that at least this share of the sorted sample does not exceed.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-}
-
-fn write_csv(path: &Path, levels: &[Level]) -> Result<()> {
-    let context = || path.display().to_string();
-    let mut file = std::fs::File::create(path).with_context(context)?;
-    let mut writer = csv::Writer::from_writer(&mut file);
-    for level in levels {
-        writer.serialize(level).with_context(context)?;
-    }
-    writer.flush().with_context(context)?;
-    drop(writer);
-    file.flush().with_context(context)
+    summarise(mode, steady, &windows, &last)
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &LoadArgs) -> Result<()> {
@@ -357,20 +259,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &LoadArgs) -> Result<
         write_csv(path, &done)?;
     }
     output::print(format, &done, || print(&done))?;
-    let wrong: u64 = done.iter().map(|level| level.wrong).sum();
-    if wrong > 0 {
-        let tolerance = args.tolerance;
-        bail!("{wrong} predictions differ from what was expected by more than {tolerance}");
-    }
-    let failed: HashMap<&str, u64> = done
-        .iter()
-        .filter(|level| level.failed == level.queries)
-        .map(|level| (level.mode, level.failed))
-        .collect();
-    if !failed.is_empty() {
-        bail!("no query of a level was answered; look at the log above");
-    }
-    Ok(())
+    verdict(&done, args.tolerance, args.max_failed)
 }
 
 fn print(levels: &[Level]) {
@@ -417,35 +306,5 @@ mod tests {
         for bad in ["", "x", "0", "-1", "8..1", "1..2..3..4", "inf"] {
             assert!(levels(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn quantiles_are_values_of_the_sample() {
-        let sample: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!(quantile(&sample, 0.5), 50.0);
-        assert_eq!(quantile(&sample, 0.95), 95.0);
-        assert_eq!(quantile(&sample, 0.99), 99.0);
-        assert_eq!(quantile(&[7.0], 0.99), 7.0);
-        assert_eq!(quantile(&[], 0.5), 0.0);
-    }
-
-    #[test]
-    fn failures_and_wrong_answers_are_counted_apart() {
-        let sample = |outcome, ms| Sample {
-            latency: Duration::from_millis(ms),
-            bytes_up: 10,
-            bytes_down: 20,
-            outcome,
-        };
-        let mut lost = sample(Outcome::Failed, 999);
-        (lost.bytes_up, lost.bytes_down) = (0, 0);
-        let window = vec![sample(Outcome::Right, 1), sample(Outcome::Wrong, 3), lost];
-        let level = summarise(Mode::Rate(5.0), true, &[(window, 2.0)]);
-        assert_eq!((level.queries, level.failed, level.wrong), (3, 1, 1));
-        assert_eq!((level.queries_per_second, level.max_ms), (1.0, 3.0));
-        assert_eq!(
-            (level.bytes_up_per_query, level.bytes_down_per_query),
-            (10.0, 20.0)
-        );
     }
 }
