@@ -9,11 +9,13 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_runtime::peer::PeerCertificate;
 use chemxor_runtime::status::{RETRY_AFTER, error_id, status};
 use chemxor_runtime::traces::{Parent, Side};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::config::Limits;
 use crate::routes::{Route, Routes};
+use crate::shape::ReplyShape;
 
 /// A session that the registry allows.
 pub(crate) struct Grant {
@@ -28,6 +30,8 @@ pub(crate) struct Grant {
     pub(crate) organisation: String,
     /// Permits that each step takes of a worker.
     pub(crate) permits: Vec<u32>,
+    /// What the reply of each step must look like.
+    pub(crate) replies: Vec<ReplyShape>,
     routes: Arc<Routes>,
     /// Who served it when the session began.
     route: Arc<Route>,
@@ -86,6 +90,7 @@ pub(crate) async fn authorise(
         version,
         route: Arc::new(route),
         routes: routes.clone(),
+        replies: ReplyShape::all(&manifest.graph),
         permits,
         organisation: grant.organisation,
         certificate: peer.clone(),
@@ -128,10 +133,24 @@ pub(crate) fn forward(refusal: &Status) -> Status {
 pub(crate) struct Recheck {
     registry: ControlClient<Channel>,
     request: v1::CheckSessionRequest,
+    version: VersionId,
+    routes: Arc<Routes>,
     limits: Limits,
     trace: Parent,
     asked: Instant,
     confirmed: Instant,
+    /// The view without the version under which the registry confirmed it all the same.
+    confirmed_unlisted: Option<u64>,
+    /// Whether the registry did not answer when it was last asked.
+    is_away: bool,
+    pending: Option<Pending>,
+}
+
+/// A question that is under way.
+struct Pending {
+    /// The view without the version at its beginning.
+    unlisted: Option<u64>,
+    answer: AbortOnDropHandle<Result<v1::CheckSessionResponse, Status>>,
 }
 
 impl Recheck {
@@ -152,47 +171,86 @@ impl Recheck {
         Self {
             registry,
             request,
+            version: grant.version,
+            routes: grant.routes.clone(),
             limits,
             trace,
             asked: now,
             confirmed: now,
+            confirmed_unlisted: None,
+            is_away: false,
+            pending: None,
         }
     }
 
     /// Fails when the session must end; gives the revision of its limits when it was asked for. Asks
-    /// at most once in `recheck_ms`; while the registry is away, its last word holds for
-    /// `registry_grace_ms`.
+    /// at most once in `recheck_ms`, and at once when a view does not list the version any more.
+    /// While the registry is away its last word holds for `registry_grace_ms`, and nobody waits for
+    /// the next one.
     pub(crate) async fn check(&mut self) -> Result<Option<i64>, Status> {
-        if self.asked.elapsed() < self.limits.recheck() {
+        if self.pending.is_none() {
+            let unlisted = self.routes.unlisted(&self.version);
+            let is_in_doubt = unlisted.is_some() && unlisted != self.confirmed_unlisted;
+            if !is_in_doubt && self.asked.elapsed() < self.limits.recheck() {
+                return Ok(None);
+            }
+            self.pending = Some(self.ask(unlisted));
+        }
+        let holds = self.confirmed.elapsed() <= self.limits.registry_grace();
+        let Some(pending) = &mut self.pending else {
+            return Ok(None);
+        };
+        if self.is_away && holds && !pending.answer.is_finished() {
             return Ok(None);
         }
-        let mut span = self.trace.child("check", Side::Client);
-        let mut request = Request::new(self.request.clone());
-        span.parent().inject(request.metadata_mut());
-        let call = self.registry.check_session(request);
-        let answer = tokio::time::timeout(self.limits.registry_timeout(), call).await;
+        let answer = (&mut pending.answer).await;
+        let unlisted = pending.unlisted;
+        self.pending = None;
         self.asked = Instant::now();
-        let refusal = match answer.map_err(|_| away()) {
-            Ok(Ok(answer)) => {
+        let refusal = match answer.map_err(|_| away()).flatten() {
+            Ok(answer) => {
+                self.is_away = false;
                 self.confirmed = self.asked;
-                let verdict = verdict(&answer.into_inner());
-                span.settle(&verdict);
-                return verdict;
+                self.confirmed_unlisted = unlisted;
+                return verdict(&answer);
             }
-            Ok(Err(refusal)) => forward(&refusal),
             Err(refusal) => refusal,
         };
-        span.settle::<()>(&Err(refusal.clone()));
         let last_word =
             error_id(&refusal).is_some_and(|id| !id.is_retryable() && id != ErrorId::Internal);
         if last_word || self.confirmed.elapsed() > self.limits.registry_grace() {
             return Err(refusal);
         }
+        self.is_away = true;
         tracing::warn!(
             reason = refusal.message(),
             "the session is not checked again"
         );
         Ok(None)
+    }
+
+    fn ask(&self, unlisted: Option<u64>) -> Pending {
+        let mut span = self.trace.child("check", Side::Client);
+        let mut request = Request::new(self.request.clone());
+        span.parent().inject(request.metadata_mut());
+        let (mut registry, timeout) = (self.registry.clone(), self.limits.registry_timeout());
+        let asking = async move {
+            let call = registry.check_session(request);
+            let answer = tokio::time::timeout(timeout, call).await;
+            let answer = answer
+                .map_err(|_| away())
+                .and_then(|answer| answer.map_err(|refusal| forward(&refusal)))
+                .map(tonic::Response::into_inner);
+            match &answer {
+                Ok(answer) => span.settle(&verdict(answer)),
+                Err(refusal) => span.settle::<()>(&Err(refusal.clone())),
+            }
+            answer
+        };
+        Pending {
+            unlisted,
+            answer: AbortOnDropHandle::new(tokio::spawn(asking)),
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 use crate::GatewayError;
 
+/// Half of it holds the longest message and as long a reply.
+const MIN_MEMORY_MIB: usize = 4 * (MAX_STEP_BYTES >> 20);
+
 /// What a gateway needs to know; the keys of its configuration file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one organisation open at the same time.
     pub sessions_per_organisation: usize,
+    /// Sessions that one certificate may be opening at the same time.
+    pub openings_per_certificate: usize,
     /// Queries that a session may ask before it ends and the client opens a new one. Bounds what
     /// workers remember of a session: 16 bytes for each ciphertext that must not come twice.
     pub queries_per_session: u64,
@@ -47,6 +52,9 @@ pub struct Limits {
     pub query_ranges: usize,
     /// Incomplete messages of one session.
     pub partial_messages: usize,
+    /// Mebibytes that messages and replies of all sessions may take together; one organisation has
+    /// at most half. What finds no room waits, and its client with it.
+    pub memory_mib: usize,
     /// Bytes of incomplete messages of one session; also of those from one of its workers.
     pub partial_bytes: usize,
     /// Bytes of complete messages of one session on their way, in each direction; more wait.
@@ -57,7 +65,7 @@ pub struct Limits {
     /// together; ten a second are always allowed. Keeps a failing worker from being flooded.
     pub retry_percent: u32,
     /// Milliseconds that a step may take, all attempts together, and that a client may take to
-    /// read a frame.
+    /// read a frame or to go on with a message that it has begun.
     pub step_timeout_ms: u64,
     /// Milliseconds after which a step is given to another replica, where there is one.
     pub attempt_timeout_ms: u64,
@@ -81,13 +89,15 @@ impl Default for Limits {
         Self {
             sessions: 1024,
             sessions_per_organisation: 256,
+            openings_per_certificate: 64,
             queries_per_session: 100_000,
             queries_in_flight: 64,
             steps_in_flight: 64,
             query_ranges: 4096,
             partial_messages: 128,
-            partial_bytes: 128 << 20,
-            message_bytes: 128 << 20,
+            memory_mib: 384,
+            partial_bytes: 96 << 20,
+            message_bytes: 96 << 20,
             attempts: 3,
             retry_percent: 20,
             step_timeout_ms: 30_000,
@@ -109,6 +119,7 @@ impl Limits {
         for (key, value) in [
             ("sessions", self.sessions),
             ("sessions_per_organisation", self.sessions_per_organisation),
+            ("openings_per_certificate", self.openings_per_certificate),
             ("queries_per_session", self.queries_per_session as usize),
             ("queries_in_flight", self.queries_in_flight),
             ("steps_in_flight", self.steps_in_flight),
@@ -130,6 +141,12 @@ impl Limits {
         }
         if self.retry_percent > 1000 {
             return refuse("retry_percent", "must be at most 1000");
+        }
+        if self.memory_mib < MIN_MEMORY_MIB {
+            return refuse("memory_mib", "must be at least 256");
+        }
+        if self.memory_mib > 1 << 20 {
+            return refuse("memory_mib", "must be at most 2^20");
         }
         for (key, value) in [
             ("partial_bytes", self.partial_bytes),

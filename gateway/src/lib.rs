@@ -9,15 +9,19 @@
 
 mod authorise;
 mod config;
+mod counts;
 mod error;
 mod failure;
 mod inbox;
 mod link;
+mod memory;
 mod meter;
 mod pool;
 mod routes;
 mod service;
 mod session;
+mod shape;
+mod suspicion;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,7 +91,10 @@ pub async fn start(
     let registry = ControlClient::new(channel)
         .max_decoding_message_size(MAX_MANIFEST_BYTES + MAX_MESSAGE_BYTES);
     let routes = Arc::new(Routes::new(Pool::new(served.identity().clone())));
-    let follow = routes.clone().follow(registry.clone(), stop.clone());
+    // sessions are welcome once it is known who serves them
+    let ready = served.ready();
+    ready.send_replace(false);
+    let follow = routes.clone().follow(registry.clone(), ready, stop.clone());
     let service = QueryService::new(
         config.limits,
         routes,

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use chemxor_proto::v1::partition_client::PartitionClient;
 use chemxor_proto::{MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SEALED_STATE_BYTES, v1};
 use chemxor_runtime::traces::Parent;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
@@ -32,22 +33,22 @@ pub(crate) struct Reply {
     pub(crate) sealed_states: Vec<Bytes>,
     /// Microseconds that the worker computed, as it says.
     pub(crate) compute_us: u32,
-    /// Its share of the session's memory, given back when dropped.
-    _memory: OwnedSemaphorePermit,
 }
 
-/// Memory that the replies of a session may take.
-#[derive(Debug, Clone)]
+/// Memory that incomplete replies may take; that of each is reserved before its step is asked.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct ReplyBounds {
     /// Incomplete replies of one link.
     pub(crate) partial_messages: usize,
     /// Their bytes.
     pub(crate) partial_bytes: usize,
-    /// Bytes of complete replies of the session that the client has not read yet.
-    pub(crate) complete: Arc<Semaphore>,
 }
 
-type Waiter = oneshot::Sender<Result<Reply, Failure>>;
+/// Who waits for the reply of a step, and how long it may be.
+struct Waiter {
+    sender: oneshot::Sender<Result<Reply, Failure>>,
+    most: usize,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -106,7 +107,6 @@ impl Link {
             inbox: Inbox::new(bounds.partial_messages, bounds.partial_bytes),
             sealed: HashMap::new(),
             compute_us: HashMap::new(),
-            complete: bounds.complete,
             waiting: waiting.clone(),
         };
         let reader = tokio::spawn(reader.run(replies));
@@ -129,6 +129,7 @@ impl Link {
         message: &Bytes,
         sealed_states: &[Bytes],
         timeout: Duration,
+        most: usize,
     ) -> Result<Reply, Failure> {
         let broke = || Failure::unavailable("the stream to the worker broke");
         let (sender, receiver) = oneshot::channel();
@@ -137,17 +138,17 @@ impl Link {
             if let Some(broken) = &waiting.broken {
                 return Err(broken.clone());
             }
-            waiting.steps.insert((query, step), sender);
+            waiting.steps.insert((query, step), Waiter { sender, most });
         }
         let mut registered = Registered {
             link: self,
             at: (query, step),
+            is_asked: false,
             answered: false,
         };
         let mut sealed_states = sealed_states.to_vec();
-        let mut timeout_ms = u32::try_from(timeout.as_millis())
-            .unwrap_or(u32::MAX)
-            .max(1);
+        // never before the gateway's own clock: who was too late is for the gateway to say
+        let mut timeout_ms = u32::try_from(timeout.as_millis() + 1).unwrap_or(u32::MAX);
         for start in (0..message.len()).step_by(MAX_FRAME_BYTES) {
             let chunk = v1::EvaluationChunk {
                 query,
@@ -161,6 +162,7 @@ impl Link {
             let kind = Some(worker_request::Kind::Step(chunk));
             let sent = self.requests.send(v1::WorkerRequest { kind }).await;
             sent.map_err(|_| broke())?;
+            registered.is_asked = true;
         }
         let outcome = receiver.await;
         registered.answered = true;
@@ -172,18 +174,32 @@ impl Link {
 struct Registered<'a> {
     link: &'a Link,
     at: At,
+    /// Whether the worker may have heard of it.
+    is_asked: bool,
     answered: bool,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         lock(&self.link.waiting).steps.remove(&self.at);
-        if !self.answered {
+        if self.is_asked && !self.answered {
             let (query, step) = self.at;
             let cancel = v1::CancelEvaluation { query, step };
             let kind = Some(worker_request::Kind::Cancel(cancel));
-            // where the queue is full the evaluation ends at its own time limit
-            let _ = self.link.requests.try_send(v1::WorkerRequest { kind });
+            let requests = &self.link.requests;
+            let sent = requests.try_send(v1::WorkerRequest { kind });
+            let (Err(TrySendError::Full(cancel)), Ok(runtime)) =
+                (sent, tokio::runtime::Handle::try_current())
+            else {
+                return;
+            };
+            // a worker that is behind must hear of it all the same. Places in the queue are given
+            // in turn, so no more of these wait than steps had got in before
+            let requests = requests.clone();
+            runtime.spawn(async move {
+                // an error says that the stream has ended, and with it the evaluation
+                let _ = requests.send(cancel).await;
+            });
         }
     }
 }
@@ -192,7 +208,6 @@ struct Reader {
     inbox: Inbox,
     sealed: HashMap<At, Vec<Bytes>>,
     compute_us: HashMap<At, u32>,
-    complete: Arc<Semaphore>,
     waiting: Shared,
 }
 
@@ -201,7 +216,7 @@ impl Reader {
         let broken = loop {
             match replies.message().await {
                 Ok(Some(reply)) => {
-                    if let Err(failure) = self.take(reply).await {
+                    if let Err(failure) = self.take(reply) {
                         break failure;
                     }
                 }
@@ -212,16 +227,16 @@ impl Reader {
         let mut waiting = lock(&self.waiting);
         for (_, waiter) in waiting.steps.drain() {
             // a step whose future is gone needs no answer
-            let _ = waiter.send(Err(broken.clone()));
+            let _ = waiter.sender.send(Err(broken.clone()));
         }
         waiting.broken = Some(broken);
     }
 
-    async fn take(&mut self, reply: v1::WorkerReply) -> Result<(), Failure> {
+    fn take(&mut self, reply: v1::WorkerReply) -> Result<(), Failure> {
         match reply.kind {
             Some(worker_reply::Kind::Step(chunk)) => {
                 let at = (chunk.query, chunk.step);
-                if let Some(reply) = self.assemble(chunk).await? {
+                if let Some(reply) = self.assemble(chunk)? {
                     self.hand_over(at, Ok(reply));
                 }
             }
@@ -235,12 +250,16 @@ impl Reader {
         Ok(())
     }
 
-    async fn assemble(&mut self, chunk: v1::EvaluationChunk) -> Result<Option<Reply>, Failure> {
+    fn assemble(&mut self, chunk: v1::EvaluationChunk) -> Result<Option<Reply>, Failure> {
         let at = (chunk.query, chunk.step);
-        if !lock(&self.waiting).steps.contains_key(&at) {
+        let most = lock(&self.waiting).steps.get(&at).map(|waiter| waiter.most);
+        let Some(most) = most else {
             // nobody waits any more, or the worker answers what nobody asked
             self.forget(at);
             return Ok(None);
+        };
+        if chunk.total_bytes as usize > most {
+            return Err(malformed());
         }
         if !chunk.sealed_states.is_empty() {
             let bytes: usize = chunk.sealed_states.iter().map(Bytes::len).sum();
@@ -261,17 +280,10 @@ impl Reader {
         };
         let compute_us = self.compute_us.remove(&at).unwrap_or_default();
         let sealed_states = self.sealed.remove(&at).unwrap_or_default();
-        // waiting here stops reading, and so the worker, until the client has read
-        let memory = self
-            .complete
-            .clone()
-            .acquire_many_owned(message.len() as u32);
-        let memory = memory.await.map_err(|_| malformed())?;
         Ok(Some(Reply {
             message,
             sealed_states,
             compute_us,
-            _memory: memory,
         }))
     }
 
@@ -285,7 +297,7 @@ impl Reader {
         let waiter = lock(&self.waiting).steps.remove(&at);
         if let Some(waiter) = waiter {
             // a step whose future is gone needs no answer
-            let _ = waiter.send(outcome);
+            let _ = waiter.sender.send(outcome);
         }
     }
 }

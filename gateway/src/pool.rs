@@ -5,7 +5,7 @@
 //! sessions too, as soon as any new session has learned of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,7 @@ use chemxor_runtime::RuntimeError;
 use chemxor_runtime::tls::{self, Identity};
 use tonic::transport::Channel;
 
-/// How long a worker that failed is passed over while there are others.
-const SUSPICION: Duration = Duration::from_secs(3);
+use crate::suspicion::Suspicion;
 
 /// One worker, shared by all sessions.
 #[derive(Debug)]
@@ -24,8 +23,8 @@ pub(crate) struct Worker {
     address: Mutex<(String, Channel)>,
     in_flight: AtomicUsize,
     born: Instant,
-    /// Milliseconds since `born`.
-    suspect_until: AtomicU64,
+    /// Times count from `born`.
+    suspicion: Mutex<Suspicion>,
 }
 
 /// Counts the permits of one step as in flight until dropped.
@@ -44,7 +43,7 @@ impl Worker {
             address: Mutex::new((endpoint.to_owned(), channel)),
             in_flight: AtomicUsize::new(0),
             born: Instant::now(),
-            suspect_until: AtomicU64::new(0),
+            suspicion: Mutex::default(),
         }
     }
 
@@ -67,23 +66,64 @@ impl Worker {
         InFlight(&self.in_flight, permits)
     }
 
-    fn age_ms(&self) -> u64 {
-        self.born.elapsed().as_millis() as u64
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        let suspicion = self.suspicion.lock();
+        suspicion.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes the worker over for a while, where there are others.
-    pub(crate) fn suspect(&self) {
-        let until = self.age_ms() + SUSPICION.as_millis() as u64;
-        self.suspect_until.store(until, Ordering::Relaxed);
-    }
-
-    /// The worker has answered.
-    pub(crate) fn trust(&self) {
-        self.suspect_until.store(0, Ordering::Relaxed);
+    fn age(&self) -> Duration {
+        self.born.elapsed()
     }
 
     fn is_suspect(&self) -> bool {
-        self.age_ms() < self.suspect_until.load(Ordering::Relaxed)
+        self.suspicion().is_suspect(self.age())
+    }
+
+    /// An attempt at a step begins; none when only one that is trusted will do and another step has
+    /// just begun to find out whether this one is.
+    fn attempt(&self, only_trusted: bool) -> Option<Attempt<'_>> {
+        let begun = self.age();
+        let mut suspicion = self.suspicion();
+        if only_trusted && suspicion.is_suspect(begun) {
+            return None;
+        }
+        Some(Attempt {
+            worker: self,
+            begun,
+            probes: suspicion.enter(begun),
+        })
+    }
+}
+
+/// An attempt at a step; dropped without an outcome it says nothing about the worker.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    worker: &'a Worker,
+    begun: Duration,
+    /// Whether it finds out if the worker answers again.
+    probes: bool,
+}
+
+impl Attempt<'_> {
+    /// The worker has answered.
+    pub(crate) fn succeeded(mut self) {
+        self.probes = false;
+        self.worker.suspicion().trust();
+    }
+
+    /// Passes the worker over for a while, where there are others.
+    pub(crate) fn failed(mut self) {
+        self.probes = false;
+        let now = self.worker.age();
+        self.worker.suspicion().fail(self.begun, now);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.probes {
+            self.worker.suspicion().give_up();
+        }
     }
 }
 
@@ -109,7 +149,7 @@ impl Pool {
             if address.0 != worker.endpoint {
                 let channel = tls::connect_lazy(&worker.endpoint, &self.identity)?;
                 *address = (worker.endpoint.clone(), channel);
-                known.trust();
+                known.suspicion().trust();
             }
             drop(address);
             return Ok(known.clone());
@@ -151,7 +191,21 @@ pub(crate) fn choose<'a>(
     candidates: &'a [Arc<Worker>],
     tried: &Tried,
     random: u32,
-) -> Option<&'a Arc<Worker>> {
+) -> Option<(&'a Arc<Worker>, Attempt<'a>)> {
+    loop {
+        let (worker, is_trusted) = best(candidates, tried, random)?;
+        // where another step was faster to find out about it, the choice is made again
+        if let Some(attempt) = worker.attempt(is_trusted) {
+            return Some((worker, attempt));
+        }
+    }
+}
+
+fn best<'a>(
+    candidates: &'a [Arc<Worker>],
+    tried: &Tried,
+    random: u32,
+) -> Option<(&'a Arc<Worker>, bool)> {
     let of = |test: &dyn Fn(&Worker) -> bool| -> Vec<&'a Arc<Worker>> {
         candidates.iter().filter(|worker| test(worker)).collect()
     };
@@ -160,7 +214,8 @@ pub(crate) fn choose<'a>(
         &|worker| !tried.contains(worker),
         &|worker| !tried.silent.contains(&worker.name),
     ];
-    let from = tiers.iter().map(|tier| of(tier)).find(|t| !t.is_empty())?;
+    let mut best = tiers.iter().map(|tier| of(tier)).enumerate();
+    let (tier, from) = best.find(|(_, workers)| !workers.is_empty())?;
     let first = random as usize % from.len();
     // any other than the first
     let step = 1 + (random >> 16) as usize % (from.len() - 1).max(1);
@@ -171,7 +226,7 @@ pub(crate) fn choose<'a>(
     } else {
         first
     };
-    Some(from[best])
+    Some((from[best], tier == 0))
 }
 
 #[cfg(test)]
@@ -198,7 +253,7 @@ pub(crate) mod tests {
         let workers = workers(2);
         let _busy = workers[0].begin(3);
         for random in [0, 1, 0x1_0000, 0x1_0001, u32::MAX] {
-            let chosen = choose(&workers, &Tried::default(), random).unwrap();
+            let (chosen, _) = choose(&workers, &Tried::default(), random).unwrap();
             assert_eq!(chosen.name(), "w1");
         }
         drop(_busy);
@@ -209,13 +264,14 @@ pub(crate) mod tests {
     async fn the_best_tier_comes_first_and_the_silent_are_not_asked_again() {
         let workers = workers(3);
         let mut tried = Tried::default();
-        workers[2].suspect();
+        workers[2].attempt(true).unwrap().failed();
+        let name = |tried: &Tried| choose(&workers, tried, 7).unwrap().0.name().to_owned();
         tried.failed(&workers[0]);
-        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w1");
+        assert_eq!(name(&tried), "w1");
         tried.silent(&workers[1]);
-        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w2");
+        assert_eq!(name(&tried), "w2");
         tried.silent(&workers[2]);
-        assert_eq!(choose(&workers, &tried, 7).unwrap().name(), "w0");
+        assert_eq!(name(&tried), "w0");
         tried.silent(&workers[0]);
         assert!(choose(&workers, &tried, 7).is_none());
         assert!(choose(&[], &tried, 7).is_none());
@@ -230,7 +286,7 @@ pub(crate) mod tests {
             for (worker, load) in workers.iter().zip(&loads) {
                 worker.in_flight.store(*load, Ordering::Relaxed);
             }
-            let chosen = choose(&workers, &Tried::default(), random).unwrap();
+            let (chosen, _) = choose(&workers, &Tried::default(), random).unwrap();
             let load = chosen.in_flight.load(Ordering::Relaxed);
             let busier = loads.iter().filter(|l| **l >= load).count();
             prop_assert!(busier >= 2, "took {load} of {loads:?}");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chemxor_core::VersionId;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::{MAX_SHARES, v1};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -88,7 +89,15 @@ fn cover(mut shares: BTreeMap<(u32, u32), Vec<Arc<Worker>>>) -> Vec<Share> {
 /// The routes of all versions, as the watch keeps them.
 pub(crate) struct Routes {
     pool: Pool,
-    watched: RwLock<HashMap<VersionId, Arc<Route>>>,
+    watched: RwLock<Watched>,
+}
+
+/// The last view.
+#[derive(Default)]
+struct Watched {
+    /// How many came.
+    views: u64,
+    routes: HashMap<VersionId, Arc<Route>>,
 }
 
 impl Routes {
@@ -102,7 +111,14 @@ impl Routes {
     /// The route of a version, if the watch knows it.
     pub(crate) fn watched(&self, version: &VersionId) -> Option<Arc<Route>> {
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
-        watched.get(version).cloned()
+        watched.routes.get(version).cloned()
+    }
+
+    /// The number of the last view, when it does not list the version; none while there is no view.
+    /// A view lists every version that may be served.
+    pub(crate) fn unlisted(&self, version: &VersionId) -> Option<u64> {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        (watched.views > 0 && !watched.routes.contains_key(version)).then_some(watched.views)
     }
 
     /// Learns of workers, wherever they are now.
@@ -135,19 +151,21 @@ impl Routes {
             );
         }
         let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
-        *watched = routes;
+        watched.views += 1;
+        watched.routes = routes;
     }
 
-    /// Follows the registry until `stop`.
+    /// Follows the registry until `stop`; `ready` is told when the first view has come.
     pub(crate) async fn follow(
         self: Arc<Self>,
         registry: ControlClient<Channel>,
+        ready: watch::Sender<bool>,
         stop: CancellationToken,
     ) {
         let mut pause = Duration::from_millis(100);
         loop {
             tokio::select! {
-                views = self.views(registry.clone()) => match views {
+                views = self.views(registry.clone(), &ready) => match views {
                     0 => pause = (pause * 2).min(MAX_PAUSE),
                     _ => pause = Duration::from_millis(100),
                 },
@@ -162,7 +180,11 @@ impl Routes {
     }
 
     /// Takes views until the stream breaks; says how many came.
-    async fn views(&self, mut registry: ControlClient<Channel>) -> usize {
+    async fn views(
+        &self,
+        mut registry: ControlClient<Channel>,
+        ready: &watch::Sender<bool>,
+    ) -> usize {
         let mut views = 0;
         let opened = registry.watch_placements(v1::WatchPlacementsRequest {});
         let mut stream = match opened.await {
@@ -179,6 +201,7 @@ impl Routes {
             tracing::info!(versions, workers, "placements learned");
             metrics::gauge!("chemxor_gateway_placements_watched").set(1.0);
             self.replace(&view);
+            ready.send_replace(true);
         }
         views
     }

@@ -1,7 +1,6 @@
 //! The gRPC face: lets clients in, has their sessions authorised and starts them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +24,8 @@ use tower::retry::budget::TpsBudget;
 
 use crate::authorise::{Recheck, authorise};
 use crate::config::Limits;
+use crate::counts::Counts;
+use crate::memory::Memory;
 use crate::meter::Meter;
 use crate::routes::Routes;
 use crate::session::Session;
@@ -42,6 +43,7 @@ const REQUEST_ID: &str = "x-request-id";
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<TpsBudget>,
+    pub(crate) memory: Memory,
 }
 
 pub(crate) struct QueryService {
@@ -51,7 +53,10 @@ pub(crate) struct QueryService {
     shared: Shared,
     /// How many sessions are open.
     open: Arc<watch::Sender<usize>>,
-    organisations: Arc<Organisations>,
+    /// Open sessions of each organisation.
+    organisations: Counts,
+    /// Sessions that each certificate is opening.
+    openings: Counts,
     tracer: Tracer,
     stop: CancellationToken,
 }
@@ -63,45 +68,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
         metrics::gauge!("chemxor_gateway_sessions").decrement(1.0);
-    }
-}
-
-/// Open sessions of each organisation that has any.
-type Organisations = Mutex<HashMap<String, usize>>;
-
-/// Counts a session of an organisation as open until dropped.
-struct Member {
-    organisations: Arc<Organisations>,
-    name: String,
-}
-
-impl Member {
-    fn admit(organisations: &Arc<Organisations>, name: &str, limit: usize) -> Result<Self, Status> {
-        let mut open = organisations.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(name.to_owned()).or_default();
-        if *count >= limit {
-            let message = format!("{count} sessions of {name} are open here; {limit} may be");
-            return Err(status(ErrorId::SessionLimit, message));
-        }
-        *count += 1;
-        drop(open);
-        Ok(Self {
-            organisations: organisations.clone(),
-            name: name.to_owned(),
-        })
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let organisations = self.organisations.lock();
-        let mut open = organisations.unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.name);
-            }
-        }
     }
 }
 
@@ -120,8 +86,13 @@ impl QueryService {
             registry,
             metering,
             routes,
-            shared: Shared { limits, budget },
-            organisations: Arc::default(),
+            shared: Shared {
+                limits,
+                budget,
+                memory: Memory::new(limits.memory_mib),
+            },
+            organisations: Counts::default(),
+            openings: Counts::default(),
             open: Arc::new(watch::Sender::new(0)),
             tracer,
             stop,
@@ -244,10 +215,17 @@ impl QueryService {
             return Err(status(ErrorId::CertificateRefused, message));
         }
         let token = bearer_token(request.metadata())?;
-        let counted = self.admit()?;
         let limits = self.shared.limits;
+        let subject = peer.subject.to_string();
+        let most = limits.openings_per_certificate;
+        let opens = self.openings.admit(&subject, most).map_err(|count| {
+            let message = format!("{count} sessions of {subject} are opening; {most} may be");
+            status(ErrorId::SessionLimit, message)
+        })?;
         let mut frames = request.into_inner();
         let (model, public_keys) = opening(&mut frames, &limits).await?;
+        // who says nothing takes no session from others
+        let counted = self.admit()?;
         let registry = self.registry.clone();
         let parent = trace.parent();
         let asked = authorise(
@@ -263,10 +241,16 @@ impl QueryService {
         trace.text("chemxor.model.name", &grant.model);
         trace.text("chemxor.model.version", &grant.version.to_string());
         let most = limits.sessions_per_organisation;
-        let member = Member::admit(&self.organisations, &grant.organisation, most)?;
+        let member = self.organisations.admit(&grant.organisation, most);
+        let member = member.map_err(|count| {
+            let name = &grant.organisation;
+            let message = format!("{count} sessions of {name} are open here; {most} may be");
+            status(ErrorId::SessionLimit, message)
+        })?;
         let recheck = Recheck::new(registry, &grant, limits, trace.parent());
         let (sender, receiver) = mpsc::channel(QUEUE);
         let meter = Meter::open(self.metering.clone(), id, &grant, &limits).await?;
+        drop(opens);
         let trace = std::mem::take(trace);
         let (shared, parent) = (&self.shared, trace.parent());
         let session = Session::new(id, grant, meter, public_keys, shared, sender, parent);

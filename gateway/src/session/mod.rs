@@ -1,16 +1,18 @@
-//! One client session: reads frames, puts messages together, has each step evaluated by a worker
-//! that serves it, and sends the reply back.
+//! One client session: reads frames, puts messages together ([`reading`]), lets steps in one after
+//! the other ([`admission`]), has each evaluated by a worker that serves it ([`steps`]), and sends
+//! the reply back.
 //!
 //! Invariants: what a session holds is bounded ([`Limits`]); where a bound is reached the session
 //! stops reading, and so its client; when it ends, everything it started has ended.
 
+mod admission;
 mod numbers;
 mod outbox;
+mod reading;
 mod state;
 mod steps;
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,22 +20,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chemxor_core::ErrorId;
 use chemxor_proto::v1;
-use chemxor_proto::v1::client_frame::Kind;
 use chemxor_runtime::status::{error_id, status};
 use chemxor_runtime::traces::{Parent, Span};
 use data_encoding::HEXLOWER;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use tower::retry::budget::TpsBudget;
 use tracing::Instrument;
 
 use crate::authorise::{Grant, Recheck};
 use crate::config::Limits;
-use crate::inbox::{At, Inbox};
+use crate::inbox::At;
 use crate::link::ReplyBounds;
-use crate::meter::{Meter, is_passing, is_spent};
+use crate::memory::Share;
+use crate::meter::Meter;
 use crate::service::Shared;
 use outbox::{ClientGone, Outbox};
 use state::{Bounds, SessionState};
@@ -93,6 +95,8 @@ pub(crate) struct Session {
     links: Links,
     outbox: Outbox,
     meter: Meter,
+    /// Where memory for messages and replies comes from.
+    memory: Share,
     trace: Parent,
     /// Why no query may begin any more; those that run go on.
     spent: watch::Sender<Option<Status>>,
@@ -124,9 +128,9 @@ impl Session {
         };
         let replies = ReplyBounds {
             partial_messages: limits.steps_in_flight,
-            partial_bytes: limits.partial_bytes,
-            complete: Arc::new(Semaphore::new(limits.message_bytes)),
+            partial_bytes: limits.message_bytes,
         };
+        let memory = shared.memory.share(&grant.organisation);
         let public_key_bytes = public_keys.len();
         let open = v1::OpenEvaluation {
             session_id: Bytes::copy_from_slice(&id),
@@ -142,6 +146,7 @@ impl Session {
             links: Links::new(open, replies, trace.clone()),
             outbox: Outbox::new(client, limits.step_timeout()),
             meter,
+            memory,
             trace,
             spent: watch::Sender::new(None),
             tally: Tally::default(),
@@ -275,105 +280,35 @@ impl Session {
         );
     }
 
+    /// Reads and evaluates side by side, until one of them ends the session.
     async fn serve(
         self: &Arc<Self>,
-        mut frames: Streaming<v1::ClientFrame>,
-        mut recheck: Recheck,
+        frames: Streaming<v1::ClientFrame>,
+        recheck: Recheck,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<End, End> {
         let version = self.grant.version.to_string();
         self.outbox.opened(self.id, version).await?;
-        let limits = &self.limits;
-        let permits = Arc::new(Semaphore::new(limits.steps_in_flight));
-        let memory = Arc::new(Semaphore::new(limits.message_bytes));
-        let mut inbox = Inbox::new(limits.partial_messages, limits.partial_bytes);
-        let mut timeouts: HashMap<At, Duration> = HashMap::new();
-        while let Some(frame) = self.next(&mut frames).await? {
-            let chunk = match frame {
-                Kind::Step(chunk) => chunk,
-                Kind::Cancel(v1::CancelQuery { query }) => {
-                    inbox.forget_query(query);
-                    timeouts.retain(|at, _| at.0 != query);
-                    self.cancel(query);
-                    continue;
-                }
-                Kind::Open(_) => {
-                    let message = "only steps may follow the first frame";
-                    return Err(status(ErrorId::FrameMalformed, message).into());
-                }
-            };
-            let at = (chunk.query, chunk.step);
-            if chunk.timeout_ms > 0 && !inbox.has_begun(at) {
-                // as bounded as the messages that it belongs to
-                timeouts.insert(at, Duration::from_millis(chunk.timeout_ms.into()));
+        let (jobs, admitted) = mpsc::unbounded_channel();
+        let admit = Box::pin(self.admit(admitted, recheck, tasks));
+        let read = Box::pin(self.read(frames, jobs, stop));
+        // admission ends by itself only with a refusal, or when nothing is read any more
+        let admit = async {
+            match admit.await {
+                Ok(()) => std::future::pending().await,
+                Err(end) => end,
             }
-            let pushed = inbox.push(at, chunk.total_bytes, chunk.payload);
-            let pushed = pushed.map_err(|error| status(error.error_id(), error.to_string()))?;
-            let Some(message) = pushed else { continue };
-            let limit = self.limits.step_timeout();
-            let limit = timeouts.remove(&at).map_or(limit, |asked| limit.min(asked));
-            let length = message.len();
-            self.tally
-                .bytes_up
-                .fetch_add(length as u64, Ordering::Relaxed);
-            // waiting here stops reading, and so the client
-            let held = (
-                hold(&memory, length as u32).await?,
-                hold(&permits, 1).await?,
-            );
-            metrics::counter!("chemxor_gateway_bytes_total", "direction" => "up")
-                .increment(length as u64);
-            if at.1 == 0 && stop.is_cancelled() {
-                let reason = "the gateway stops; ask again in a new session".to_owned();
-                let id = ErrorId::WorkerUnavailable;
-                self.report(at.0, id, reason).await?;
-                continue;
-            }
-            if at.1 == 0 && self.state().begun() >= self.limits.queries_per_session {
-                let message = "the session has asked as many queries as it may; open a new one";
-                return Err(status(ErrorId::SessionLimit, message).into());
-            }
-            if let Some(revision) = recheck.check().await? {
-                self.meter.heed(revision).await?;
-            }
-            if at.1 == 0 && !self.may_begin(at.0).await? {
-                continue;
-            }
-            self.meter.add_bytes(length);
-            self.begin(at, message, limit, held, tasks).await?;
-        }
-        // the client sends no more; what it asked for is still answered
-        let _all = hold(&permits, limits.steps_in_flight as u32).await?;
-        let spent = self.spent.borrow().clone();
-        Ok(spent.map_or(End::Done, End::Refused))
-    }
-
-    /// Counts a query that begins. When a limit is reached the client hears it at the end of the
-    /// session, which comes when the queries that run have ended.
-    async fn may_begin(&self, query: u64) -> Result<bool, End> {
-        if self.spent.borrow().is_some() {
-            return Ok(false);
-        }
-        match self.meter.take().await {
-            Ok(()) => Ok(true),
-            Err(refusal) if is_spent(&refusal) => {
-                tracing::info!(query, reason = refusal.message(), "a limit is reached");
-                self.spent.send_replace(Some(refusal));
-                Ok(false)
-            }
-            Err(refusal) if is_passing(&refusal) => {
-                let id = error_id(&refusal).unwrap_or(ErrorId::StorageUnavailable);
-                let message = format!("the query cannot be counted now: {}", refusal.message());
-                self.report(query, id, message).await?;
-                Ok(false)
-            }
-            Err(refusal) => Err(refusal.into()),
+        };
+        tokio::select! {
+            end = read => end,
+            end = admit => Err(end),
         }
     }
 
-    /// The client gives a query up: its evaluation is dropped and nothing of it is told.
-    fn cancel(&self, query: u64) {
+    /// The client gives a query up: its evaluation is dropped and nothing of it is told. Says whether
+    /// it was running.
+    fn cancel(&self, query: u64) -> bool {
         let was_running = self.state().cancel(query);
         lock(&self.running).retain(|at, token| {
             if at.0 == query {
@@ -382,63 +317,7 @@ impl Session {
             at.0 != query
         });
         tracing::debug!(query, was_running, "query cancelled");
-    }
-
-    /// The next frame; none when the client has closed its side.
-    async fn next(&self, frames: &mut Streaming<v1::ClientFrame>) -> Result<Option<Kind>, End> {
-        let frame = tokio::time::timeout(self.limits.idle_timeout(), frames.message())
-            .await
-            .map_err(|_| {
-                let message = "the session was idle for too long; open a new one";
-                status(ErrorId::SessionLimit, message)
-            })?
-            .map_err(|error| unreadable(&error))?;
-        match frame {
-            None => Ok(None),
-            Some(v1::ClientFrame { kind: Some(kind) }) => Ok(Some(kind)),
-            Some(v1::ClientFrame { kind: None }) => {
-                let message = "a frame of a kind that this gateway does not know";
-                Err(status(ErrorId::FrameMalformed, message).into())
-            }
-        }
-    }
-
-    /// Has a step evaluated beside the others, or refuses it.
-    async fn begin(
-        self: &Arc<Self>,
-        (query, step): At,
-        message: Bytes,
-        limit: Duration,
-        held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-        tasks: &TaskTracker,
-    ) -> Result<(), ClientGone> {
-        let begun = self.state().begin(query, step, self.age());
-        let evaluation = match begun {
-            Ok(evaluation) => evaluation,
-            Err(refusal) => {
-                tracing::info!(query, step, reason = %refusal, "step refused");
-                let (id, message) = (refusal.error_id(), refusal.to_string());
-                return self.report(query, id, message).await;
-            }
-        };
-        let session = self.clone();
-        let cancelled = CancellationToken::new();
-        lock(&self.running).insert((query, step), cancelled.clone());
-        let work = async move {
-            tokio::select! {
-                told = session.step(evaluation, &message, limit) => {
-                    if told.is_err() {
-                        session.ended.cancel();
-                    }
-                }
-                () = cancelled.cancelled() => {}
-                () = session.ended.cancelled() => {}
-            }
-            lock(&session.running).remove(&(query, step));
-            drop(held);
-        };
-        tasks.spawn(work.in_current_span());
-        Ok(())
+        was_running
     }
 
     async fn report(&self, query: u64, id: ErrorId, message: String) -> Result<(), ClientGone> {
@@ -449,25 +328,4 @@ impl Session {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn hold(semaphore: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, End> {
-    let held = semaphore.clone().acquire_many_owned(count).await;
-    // nobody closes these semaphores
-    held.map_err(|_| End::Gone)
-}
-
-/// A frame that cannot be read is the client's fault, or the client has gone.
-fn unreadable(error: &Status) -> End {
-    match error.code() {
-        Code::OutOfRange => {
-            let message = "a frame carries at most 1 MiB; use the release of this gateway";
-            status(ErrorId::FrameTooLarge, message).into()
-        }
-        // the decoder's own errors have no cause below them, those of a broken connection do
-        Code::Internal if error.source().is_none() => {
-            status(ErrorId::FrameMalformed, "a frame cannot be read").into()
-        }
-        _ => End::Gone,
-    }
 }

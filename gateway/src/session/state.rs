@@ -230,6 +230,15 @@ impl SessionState {
         self.running.remove(&query).is_some()
     }
 
+    /// Whether a message for this step would be evaluated.
+    pub(crate) fn awaits(&self, query: u64, step: u32) -> bool {
+        match self.running.get(&query) {
+            Some(Standing::Due { step: due, .. }) => *due == step,
+            Some(Standing::Evaluating { .. }) => false,
+            None => step == 0 && !self.used.contains(query),
+        }
+    }
+
     /// Queries whose numbers are used up.
     pub(crate) fn begun(&self) -> u64 {
         self.used.count()

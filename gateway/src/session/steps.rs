@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chemxor_core::{ErrorId, join_replies, reply_groups};
+use chemxor_core::{ErrorId, join_replies};
 use chemxor_proto::{MAX_SEALED_STATE_BYTES, v1};
 use chemxor_runtime::traces::{Parent, Side};
 use tower::retry::budget::Budget;
@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::link::{Link, Reply, ReplyBounds};
 use crate::pool::{Tried, Worker, choose};
 use crate::routes::{Share, jittered, random};
+use crate::shape::ReplyShape;
 
 /// Pause before the same worker is asked again; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -55,7 +56,7 @@ impl Links {
         if let Some(link) = slot.as_ref().filter(|link| !link.is_broken()) {
             return Ok(link.clone());
         }
-        let (open, bounds) = (self.open.clone(), self.bounds.clone());
+        let (open, bounds) = (self.open.clone(), self.bounds);
         let opening = Link::open(worker.channel(), open, bounds, &self.trace);
         let link = Arc::new(opening.await?);
         *slot = Some(link.clone());
@@ -69,7 +70,7 @@ impl Session {
         &self,
         evaluation: Evaluation,
         message: &Bytes,
-        limit: Duration,
+        asked: Option<Duration>,
     ) -> Result<(), ClientGone> {
         let started = Instant::now();
         let (query, step) = (evaluation.query(), evaluation.step());
@@ -77,7 +78,7 @@ impl Session {
         span.number("chemxor.query", query);
         span.number("chemxor.step", step.into());
         let below = span.parent();
-        let outcome = self.evaluate(&evaluation, message, limit, &below).await;
+        let outcome = self.evaluate(&evaluation, message, asked, &below).await;
         match &outcome {
             Ok(reply) => {
                 span.number("chemxor.compute_us", reply.compute_us.into());
@@ -127,11 +128,11 @@ impl Session {
         &self,
         evaluation: &Evaluation,
         message: &Bytes,
-        limit: Duration,
+        asked: Option<Duration>,
         trace: &Parent,
     ) -> Result<Answer, Failure> {
         let route = self.grant.route();
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::new(self.limits.step_timeout(), asked);
         let step = evaluation.step();
         match route.step(step) {
             [] => Err(cannot(step, "no worker is placed there")),
@@ -139,10 +140,9 @@ impl Session {
                 let reply = self.share(evaluation, message, whole, deadline, trace);
                 let reply = reply.await?;
                 Ok(Answer {
-                    message: reply.message.clone(),
-                    sealed_states: reply.sealed_states.clone(),
+                    message: reply.message,
+                    sealed_states: reply.sealed_states,
                     compute_us: reply.compute_us,
-                    _memory: vec![reply],
                 })
             }
             shares => {
@@ -150,7 +150,11 @@ impl Session {
                     .iter()
                     .map(|share| self.share(evaluation, message, share, deadline, trace));
                 // the first share that fails for good ends the others
-                join(futures::future::try_join_all(all).await?)
+                let joined = join(&futures::future::try_join_all(all).await?)?;
+                let shape = self.grant.replies.get(step as usize);
+                let fits = shape.map_or(Ok(()), |shape| shape.check(&joined.message, None));
+                fits.map_err(|reason| cannot(step, reason))?;
+                Ok(joined)
             }
         }
     }
@@ -161,7 +165,7 @@ impl Session {
         evaluation: &Evaluation,
         message: &Bytes,
         share: &Share,
-        deadline: Instant,
+        deadline: Deadline,
         trace: &Parent,
     ) -> Result<Reply, Failure> {
         let (query, step) = (evaluation.query(), evaluation.step());
@@ -169,7 +173,10 @@ impl Session {
         let mut reason = "no worker is placed there".to_owned();
         self.budget.deposit();
         for attempt in 0..self.limits.attempts {
-            let Some(worker) = choose(&share.replicas, &tried, random()) else {
+            if deadline.is_missed_by_client() {
+                return Err(too_short(step));
+            }
+            let Some((worker, begun)) = choose(&share.replicas, &tried, random()) else {
                 break;
             };
             if attempt > 0 && !self.budget.withdraw() {
@@ -180,7 +187,7 @@ impl Session {
             if tried.contains(worker) {
                 tokio::time::sleep(jittered(BACKOFF * (1 << attempt.min(6)))).await;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             let others = share
                 .replicas
                 .iter()
@@ -205,10 +212,12 @@ impl Session {
             span.end();
             reason = match outcome {
                 Ok(Ok(reply)) => {
-                    worker.trust();
+                    begun.succeeded();
                     return Ok(reply);
                 }
                 Ok(Err(failure)) if !failure.elsewhere => return Err(failure),
+                // says nothing about the worker, and there is no time for another one
+                _ if deadline.is_missed_by_client() => return Err(too_short(step)),
                 Ok(Err(failure)) => {
                     tried.failed(worker);
                     failure.message
@@ -218,7 +227,7 @@ impl Session {
                     "the worker did not answer in time".to_owned()
                 }
             };
-            worker.suspect();
+            begun.failed();
             let name = worker.name();
             metrics::counter!("chemxor_gateway_attempts_failed_total", "worker" => name.to_owned())
                 .increment(1);
@@ -246,16 +255,56 @@ impl Session {
         let permits = self.grant.permits.get(at.1 as usize);
         let _in_flight = worker.begin(permits.copied().unwrap_or(1));
         let link = self.links.to(worker).await?;
-        let reply = link.evaluate(at, message, evaluation.sealed_state(), limit);
+        let shape = self.grant.replies.get(at.1 as usize);
+        let most = shape.map_or(0, ReplyShape::bytes);
+        let reply = link.evaluate(at, message, evaluation.sealed_state(), limit, most);
         let reply = reply.await?;
         let is_last = at.1 + 1 == self.grant.steps();
         if !is_last && reply.sealed_states.is_empty() {
             return Err(Failure::unavailable("the worker left no state"));
         }
-        if share.groups.is_some() && reply_groups(&reply.message) != share.groups {
-            return Err(Failure::unavailable("the worker answered another share"));
-        }
+        let fits = shape.map_or(Ok(()), |shape| {
+            shape.check(&reply.message, share.groups.as_ref())
+        });
+        fits.map_err(Failure::unavailable)?;
         Ok(reply)
+    }
+}
+
+/// When a step must be answered.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    end: Instant,
+    /// Whether the client set it, earlier than the gateway would.
+    is_clients: bool,
+}
+
+impl Deadline {
+    fn new(own: Duration, asked: Option<Duration>) -> Self {
+        let asked = asked.filter(|asked| *asked < own);
+        Self {
+            end: Instant::now() + asked.unwrap_or(own),
+            is_clients: asked.is_some(),
+        }
+    }
+
+    fn left(self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether the time that the client gave is over: nobody else's fault.
+    fn is_missed_by_client(self) -> bool {
+        self.is_clients && self.left().is_zero()
+    }
+}
+
+fn too_short(step: u32) -> Failure {
+    let message = format!(
+        "step {step} was not answered in the time that the client gave it; give it more time"
+    );
+    Failure {
+        elsewhere: false,
+        ..Failure::unavailable(message)
     }
 }
 
@@ -271,12 +320,10 @@ struct Answer {
     sealed_states: Vec<Bytes>,
     /// Microseconds of all workers together.
     compute_us: u32,
-    /// The replies' share of the session's memory, until the client has read.
-    _memory: Vec<Reply>,
 }
 
 /// Puts the replies of shares together, in their order.
-fn join(replies: Vec<Reply>) -> Result<Answer, Failure> {
+fn join(replies: &[Reply]) -> Result<Answer, Failure> {
     let parts: Vec<&Bytes> = replies.iter().map(|reply| &reply.message).collect();
     let message = join_replies(&parts)
         .map_err(|error| Failure::unavailable(format!("the shares do not join: {error}")))?;
@@ -294,6 +341,5 @@ fn join(replies: Vec<Reply>) -> Result<Answer, Failure> {
         message: message.into(),
         sealed_states,
         compute_us,
-        _memory: replies,
     })
 }

@@ -15,6 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use super::platform::Model;
+
 /// Nothing in these tests takes as long; whoever waits longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -119,6 +121,18 @@ impl Client {
         .await;
     }
 
+    /// A short step with a time limit of its own.
+    pub(crate) async fn hurry(&self, query: u64, step: u32, timeout_ms: u32) {
+        self.send(Kind::Step(v1::StepChunk {
+            query,
+            step,
+            total_bytes: 1,
+            payload: Bytes::from_static(b"x"),
+            timeout_ms,
+        }))
+        .await;
+    }
+
     pub(crate) async fn step(&self, query: u64, step: u32, message: &[u8]) {
         for chunk in message.chunks(MAX_FRAME_BYTES) {
             self.chunk(query, step, message.len(), chunk).await;
@@ -185,7 +199,7 @@ pub(crate) fn answered(query: u64, step: u32, message: &[u8]) -> Heard {
     Heard::Reply {
         query,
         step,
-        message: super::worker::answer(query, step, message),
+        message: super::worker::answer(Model::Plain, query, step, message),
     }
 }
 

@@ -6,8 +6,8 @@ use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
 
 use super::client::{answered, failed};
-use super::platform::{Platform, STEPS};
-use super::worker::{Deed, Job, sealed};
+use super::platform::{Model, Platform, STEPS};
+use super::worker::{Deed, Job, answer, part, sealed};
 
 /// Does `deed` with the first job at step 1, whoever gets it, and answers the rest.
 fn first_at_step_one(deed: Deed) -> impl Fn(&Job) -> Deed + Send + Sync {
@@ -68,6 +68,70 @@ async fn a_worker_that_talks_nonsense_is_replaced() {
     fails_over(Deed::Oversize).await;
     fails_over(Deed::AnswerWithoutState).await;
     fails_over(Deed::AnswerWithLateState).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_is_not_exactly_that_of_the_step_is_replaced() {
+    let good = answer(Model::Plain, 1, 1, b"question 1/1");
+    let garbage = vec![7; good.len()];
+    let short = good[..good.len() - 1].to_vec();
+    let long = [good.as_slice(), &[0]].concat();
+    let fewer = part(0, 4);
+    let mut precision = good.clone();
+    precision[6] += 1;
+    for raw in [garbage, short, long, fewer, precision, vec![7; 3]] {
+        fails_over(Deed::AnswerRaw(raw.into())).await;
+    }
+    // without another replica the query fails
+    let platform = Platform::start(&[0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    let raw = vec![7; good.len()];
+    platform
+        .journal
+        .script(move |_| Deed::AnswerRaw(raw.clone().into()));
+    client.step(1, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
+}
+
+#[tokio::test]
+async fn a_client_in_a_hurry_blames_no_worker_and_uses_no_retries_up() {
+    let limits = Limits {
+        attempt_timeout_ms: 5_000,
+        retry_percent: 0,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3, 0..3], limits).await;
+    let mut hasty = platform.open().await;
+    platform.journal.script(|job| match job.message.as_ref() {
+        b"x" => Deed::Silence,
+        _ => Deed::Answer,
+    });
+    // more than the retries of ten seconds
+    for query in 1..=150 {
+        hasty.hurry(query, 0, 1).await;
+        assert_eq!(
+            hasty.hear().await,
+            failed(query, ErrorId::WorkerUnavailable)
+        );
+    }
+    for query in 1..=150 {
+        let tries = platform.journal.of(query).len();
+        assert!(tries <= 1, "query {query} was tried {tries} times");
+    }
+    // whichever worker another session asks first, there is a retry left for its step
+    let mut other = platform.open().await;
+    platform.journal.script(first_at_step_one(Deed::Fail(
+        ErrorId::WorkerUnavailable,
+        true,
+    )));
+    for step in 0..STEPS {
+        other.ask(1000, step).await;
+    }
+    assert_eq!(platform.journal.of(1000).len(), STEPS as usize + 1);
+    // neither worker is passed over for what the hasty client did
+    for query in 1001..=1060 {
+        other.ask(query, 0).await;
+    }
 }
 
 #[tokio::test]

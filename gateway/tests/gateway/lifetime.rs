@@ -5,10 +5,11 @@ use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
 use chemxor_proto::v1;
 use chemxor_proto::v1::client_frame::Kind;
+use chemxor_runtime::operations::Operations;
 use tonic::Code;
 
 use super::client::{Heard, PATIENCE, failed};
-use super::platform::Platform;
+use super::platform::{Model, Platform};
 use super::worker::Deed;
 
 /// Waits until no session is open and no worker holds a stream.
@@ -62,22 +63,21 @@ async fn an_idle_session_ends() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_shed_without_harm_to_others() {
     let limits = Limits {
-        step_timeout_ms: 500,
+        step_timeout_ms: 2_000,
         ..Limits::default()
     };
-    let platform = Platform::start(&[0..3], limits).await;
-    platform.journal.script(|job| match job.message.as_ref() {
-        b"much" => Deed::AnswerLong(8 << 20),
-        _ => Deed::Answer,
-    });
+    let platform = Platform::serving(Model::Wide, &[0..3], limits, Operations::default()).await;
     let deaf = platform.open().await;
     let mut other = platform.open().await;
+    other.step(1, 0, b"x").await;
+    let heard = other.hear().await;
+    assert!(matches!(heard, Heard::Reply { .. }));
     for query in 1..=4 {
         deaf.step(query, 0, b"much").await;
     }
-    other.ask(1, 0).await;
-    platform.sessions(1).await;
     other.ask(1, 1).await;
+    platform.sessions(1).await;
+    other.ask(1, 2).await;
     drop(deaf);
 }
 

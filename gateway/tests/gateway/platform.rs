@@ -1,6 +1,7 @@
 //! A gateway between doubles, with certificates of an authority made for the test.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use chemxor_core::{
@@ -17,6 +18,7 @@ use chemxor_runtime::serve::Served;
 use chemxor_runtime::tls::{self, TlsFiles};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use tonic::transport::{Channel, Server};
@@ -28,18 +30,53 @@ use super::worker::{Journal, RunningWorker};
 /// Steps of the model of these tests.
 pub(crate) const STEPS: u32 = 3;
 
+/// Which model the platform serves; they differ in the length of the first reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    /// One output ciphertext in steps 0 and 2, five in step 1.
+    Plain,
+    /// 5500 output ciphertexts in step 0: more than 8 MiB.
+    Wide,
+}
+
+impl Model {
+    fn outputs(self, step: u32) -> u32 {
+        match (self, step) {
+            (Self::Wide, 0) => 5500,
+            (_, 0) => 8,
+            (_, 1) => 80,
+            _ => 1,
+        }
+    }
+
+    /// Output ciphertexts of a step and bytes of each.
+    pub(crate) fn reply(self, step: u32) -> (u32, usize) {
+        let packed = |count: usize, bits: usize| (count * bits).div_ceil(8);
+        let outputs = self.outputs(step) as usize;
+        let each = match (self, step) {
+            (Self::Wide, 0) => 1,
+            _ => 1024 / 64,
+        };
+        let in_one = outputs.min(each);
+        let released = if step + 1 == STEPS { 8 } else { 0 };
+        let bytes = packed(1024, 12) + packed(in_one, 12) + packed(in_one, released);
+        (outputs.div_ceil(each) as u32, bytes)
+    }
+}
+
 pub(crate) struct Platform {
     pub(crate) gateway: RunningGateway,
     pub(crate) registry: Arc<Known>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) workers: Vec<RunningWorker>,
     pub(crate) stop: CancellationToken,
+    model: Model,
     authority: DevAuthority,
     folder: TempDir,
     _stop: DropGuard,
 }
 
-fn step(index: u32) -> StepSpec {
+fn step(model: Model, index: u32) -> StepSpec {
     StepSpec {
         geometry: Default::default(),
         expansion: Default::default(),
@@ -48,20 +85,27 @@ fn step(index: u32) -> StepSpec {
         } else {
             StepKind::Lookup
         },
-        inputs: if index == 0 { 64 } else { 8 },
-        outputs: if index + 1 == STEPS { 1 } else { 8 },
+        inputs: match index {
+            0 => 64,
+            _ => model.outputs(index - 1),
+        },
+        outputs: model.outputs(index),
         input_bits: 4,
         accumulator_bits: 12,
         output_bits: if index + 1 == STEPS { 8 } else { 4 },
         ring: RingName::N1024Q32,
-        inputs_per_polynomial: 64,
+        inputs_per_polynomial: match (model, index) {
+            (Model::Wide, 0) => 1024,
+            _ => 64,
+        },
         body_bits: 24,
         switch_bits: 12,
     }
 }
 
-fn manifest() -> Manifest {
-    let graph = StepGraph::new((0..STEPS).map(step).collect()).unwrap();
+fn manifest(model: Model) -> Manifest {
+    let steps = (0..STEPS).map(|index| step(model, index));
+    let graph = StepGraph::new(steps.collect()).unwrap();
     Manifest {
         format: MANIFEST_FORMAT,
         name: "demo".parse().unwrap(),
@@ -116,6 +160,16 @@ fn manifest() -> Manifest {
 impl Platform {
     /// Starts a worker for each run of steps, one after the other named a, b, c…
     pub(crate) async fn start(runs: &[std::ops::Range<u32>], limits: Limits) -> Self {
+        Self::serving(Model::Plain, runs, limits, Operations::default()).await
+    }
+
+    /// The same with this model and these operations.
+    pub(crate) async fn serving(
+        model: Model,
+        runs: &[std::ops::Range<u32>],
+        limits: Limits,
+        operations: Operations,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = DevAuthority::create_or_load(folder.path()).unwrap();
         let stop = CancellationToken::new();
@@ -124,7 +178,7 @@ impl Platform {
         let mut placements = Vec::new();
         for (name, run) in ["a", "b", "c", "d"].into_iter().zip(runs) {
             let tls = worker_tls(&authority, folder.path(), name);
-            workers.push(RunningWorker::start(name, 0, STEPS, &tls, &journal));
+            workers.push(RunningWorker::start(name, 0, model, &tls, &journal));
             placements.push(v1::Placement {
                 worker: name.into(),
                 first_step: run.start,
@@ -134,10 +188,11 @@ impl Platform {
         }
         let known = workers.iter().map(known).collect();
         let registry = Arc::new(Known {
-            manifest: manifest().to_bytes().unwrap(),
+            manifest: manifest(model).to_bytes().unwrap(),
             placements: Mutex::new(placements),
             workers: Mutex::new(known),
-            mood: Mutex::new(Mood::Allows),
+            mood: watch::Sender::new(Mood::Allows),
+            unlisted: AtomicBool::new(false),
             organisation: Mutex::new("lab".into()),
             checks: Default::default(),
             ledger: Default::default(),
@@ -157,7 +212,7 @@ impl Platform {
             registry: format!("localhost:{registry_port}"),
             tls: issue(&authority, &Subject::Gateway, folder.path(), "gateway"),
             limits,
-            operations: Operations::default(),
+            operations,
         };
         let gateway = chemxor_gateway::start(config, stop.clone()).await.unwrap();
         Self {
@@ -165,6 +220,7 @@ impl Platform {
             registry,
             journal,
             workers,
+            model,
             _stop: stop.clone().drop_guard(),
             stop,
             authority,
@@ -205,7 +261,7 @@ impl Platform {
     pub(crate) fn restart(&mut self, index: usize, port: u16) {
         let name = self.workers[index].name.clone();
         let tls = worker_tls(&self.authority, self.folder.path(), &name);
-        self.workers[index] = RunningWorker::start(&name, port, STEPS, &tls, &self.journal);
+        self.workers[index] = RunningWorker::start(&name, port, self.model, &tls, &self.journal);
         *self.registry.workers.lock().unwrap() = self.workers.iter().map(known).collect();
     }
 }

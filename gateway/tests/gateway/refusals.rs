@@ -4,10 +4,12 @@ use bytes::Bytes;
 use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
 use chemxor_proto::v1::client_frame::Kind;
+use chemxor_proto::v1::query_client::QueryClient;
 use chemxor_proto::{MAX_FRAME_BYTES, MAX_STEP_BYTES, v1};
 use chemxor_runtime::pki::Subject;
-use tokio::sync::watch;
-use tonic::Code;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request};
 
 use super::client::{Client, Heard, answered, failed, open_frame, refusal};
 use super::platform::Platform;
@@ -230,6 +232,46 @@ async fn sessions_over_the_limit_are_refused() {
     drop(first);
     platform.sessions(0).await;
     platform.open().await;
+}
+
+#[tokio::test]
+async fn who_opens_and_says_nothing_takes_no_session_from_others() {
+    let limits = Limits {
+        sessions: 1,
+        openings_per_certificate: 1,
+        registry_timeout_ms: 20_000,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    // it sends no frame: its certificate can open no other session, but others can
+    let mute = Subject::Client("mute".parse().unwrap());
+    let channel = platform.connect(&mute).await;
+    let (frames, receiver) = mpsc::channel::<v1::ClientFrame>(1);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    let token = format!("Bearer {TOKEN}").parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    let mut first = QueryClient::new(channel.clone());
+    let opening = tokio::spawn(async move { first.session(request).await.map(|_| ()) });
+    let refused = loop {
+        let nothing = Client::open(channel.clone(), Some(TOKEN), chunk_frame()).await;
+        let heard = refusal(&nothing.err().unwrap());
+        // as long as the first one has not come in
+        if heard != Heard::Refused(Code::InvalidArgument, Some(ErrorId::FrameMalformed)) {
+            break heard;
+        }
+    };
+    let expected = Heard::Refused(Code::ResourceExhausted, Some(ErrorId::SessionLimit));
+    assert_eq!(refused, expected);
+    let mut other = platform.open().await;
+    other.ask(1, 0).await;
+    drop(frames);
+    assert!(opening.await.unwrap().is_err());
+}
+
+fn chunk_frame() -> v1::ClientFrame {
+    v1::ClientFrame {
+        kind: Some(chunk(1, 1)),
+    }
 }
 
 #[tokio::test]

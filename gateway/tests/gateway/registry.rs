@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use chemxor_core::{ErrorId, VersionId};
@@ -73,7 +73,9 @@ pub(crate) struct Known {
     pub(crate) manifest: Vec<u8>,
     pub(crate) placements: Mutex<Vec<v1::Placement>>,
     pub(crate) workers: Mutex<Vec<v1::Worker>>,
-    pub(crate) mood: Mutex<Mood>,
+    pub(crate) mood: watch::Sender<Mood>,
+    /// Whether views leave the version out.
+    pub(crate) unlisted: AtomicBool,
     /// Whose sessions are counted together.
     pub(crate) organisation: Mutex<String>,
     pub(crate) checks: AtomicUsize,
@@ -89,27 +91,42 @@ impl Known {
 
     /// What the watch says: nothing until something has changed.
     fn view(&self) -> v1::PlacementView {
+        let version = v1::VersionPlacements {
+            version: self.version(),
+            placements: self.placements.lock().unwrap().clone(),
+        };
+        let versions = match self.unlisted.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => vec![version],
+        };
         v1::PlacementView {
-            versions: vec![v1::VersionPlacements {
-                version: self.version(),
-                placements: self.placements.lock().unwrap().clone(),
-            }],
+            versions,
             workers: self.workers.lock().unwrap().clone(),
         }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        self.mood.send_replace(mood);
+    }
+
+    /// Tells those who watch what holds now.
+    pub(crate) fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
     }
 
     async fn answer(&self) -> Result<(), Status> {
-        let mood = *self.mood.lock().unwrap();
+        let mood = *self.mood.borrow();
         match mood {
             Mood::Fails => Err(Status::unavailable("connection refused")),
             Mood::NeverAnswers => pending().await,
             Mood::Allows | Mood::Refuses(_) => Ok(()),
         }
     }
+}
+
+async fn fails(mood: &mut watch::Receiver<Mood>) {
+    // an error says that the test is over
+    let _ = mood.wait_for(|mood| matches!(mood, Mood::Fails)).await;
 }
 
 #[derive(Clone)]
@@ -124,11 +141,24 @@ impl Control for RegistryDouble {
         &self,
         _: Request<v1::WatchPlacementsRequest>,
     ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
+        self.0.answer().await?;
         let (sender, receiver) = mpsc::channel(1);
         let known = self.0.clone();
         tokio::spawn(async move {
-            let mut changed = known.changed.subscribe();
-            while changed.changed().await.is_ok() {
+            let (mut changed, mut mood) = (known.changed.subscribe(), known.mood.subscribe());
+            if *changed.borrow() > 0 {
+                changed.mark_changed();
+            }
+            loop {
+                tokio::select! {
+                    told = changed.changed() => if told.is_err() { return },
+                    () = fails(&mut mood) => {
+                        let broken = Status::unavailable("connection reset");
+                        // an error says that the gateway has gone
+                        let _ = sender.send(Err(broken)).await;
+                        return;
+                    }
+                }
                 // an error says that the gateway has gone
                 let _ = sender.send(Ok(known.view())).await;
             }
@@ -192,7 +222,7 @@ impl Control for RegistryDouble {
             "chemxor://client/lab"
         );
         assert!(!request.get_ref().certificate_serial.is_empty());
-        let mood = *self.0.mood.lock().unwrap();
+        let mood = *self.0.mood.borrow();
         let (error_id, reason) = match mood {
             Mood::Refuses(id) => (id.to_string(), "withdrawn by the test".to_owned()),
             _ => Default::default(),

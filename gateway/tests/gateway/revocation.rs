@@ -4,11 +4,20 @@ use std::sync::atomic::Ordering;
 
 use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
+use chemxor_proto::v1;
+use chemxor_proto::v1::client_frame::Kind;
 use tonic::Code;
 
-use super::client::{Heard, open_frame, refusal};
-use super::platform::Platform;
+use super::client::{Client, Heard, PATIENCE, open_frame, refusal};
+use super::platform::{Platform, STEPS};
 use super::registry::{Mood, TOKEN};
+use super::worker::Deed;
+
+async fn whole(client: &mut Client, query: u64) {
+    for step in 0..STEPS {
+        client.ask(query, step).await;
+    }
+}
 
 /// Limits under which every step asks the registry.
 fn watchful() -> Limits {
@@ -36,6 +45,86 @@ async fn revocation_ends_the_session_at_the_next_step_with_its_reason() {
         assert_eq!(platform.journal.of(1).len(), 1, "step 1 was not evaluated");
         platform.sessions(0).await;
     }
+}
+
+#[tokio::test]
+async fn a_version_that_a_view_does_not_list_is_checked_at_the_next_step() {
+    let limits = Limits {
+        recheck_ms: 1_000_000,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    client.ask(1, 0).await;
+    // a view that lists it makes nobody ask
+    platform.registry.tell();
+    for query in 2..=20 {
+        whole(&mut client, query).await;
+    }
+    assert_eq!(platform.registry.checks.load(Ordering::SeqCst), 0);
+    platform
+        .registry
+        .set(Mood::Refuses(ErrorId::VersionRevoked));
+    platform.registry.unlisted.store(true, Ordering::SeqCst);
+    platform.registry.tell();
+    let mut query = 20;
+    let ended = loop {
+        query += 1;
+        client.step(query, 0, b"x").await;
+        match client.hear().await {
+            Heard::Reply { .. } => {
+                let query = v1::CancelQuery { query };
+                client.send(Kind::Cancel(query)).await;
+            }
+            other => break other,
+        }
+    };
+    let expected = Heard::Refused(Code::FailedPrecondition, Some(ErrorId::VersionRevoked));
+    assert_eq!(ended, expected);
+}
+
+#[tokio::test]
+async fn a_version_that_is_confirmed_although_no_view_lists_it_is_asked_for_once_a_view() {
+    let limits = Limits {
+        recheck_ms: 1_000_000,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    platform.registry.unlisted.store(true, Ordering::SeqCst);
+    platform.registry.tell();
+    let mut query = 0;
+    while platform.registry.checks.load(Ordering::SeqCst) == 0 {
+        query += 1;
+        whole(&mut client, query).await;
+    }
+    for query in query + 1..query + 20 {
+        whole(&mut client, query).await;
+    }
+    assert_eq!(platform.registry.checks.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_cancellation_is_read_while_the_registry_does_not_answer() {
+    let platform = Platform::start(&[0..3], watchful()).await;
+    let mut client = platform.open().await;
+    platform.journal.script(|_| Deed::Silence);
+    client.step(1, 0, b"x").await;
+    platform.journal.wait_for(1).await;
+    platform.registry.set(Mood::NeverAnswers);
+    client.step(2, 0, b"waits for the registry").await;
+    client
+        .send(Kind::Cancel(v1::CancelQuery { query: 1 }))
+        .await;
+    let mut cancelled = platform.journal.cancelled.subscribe();
+    let heard = cancelled.wait_for(|list| list.contains(&(1, 0)));
+    let heard = tokio::time::timeout(PATIENCE, heard).await;
+    heard.expect("the worker hears of it").unwrap();
+    // within the grace the step goes on; who was waited for is not waited for again
+    platform.journal.script(|_| Deed::Answer);
+    let heard = client.hear().await;
+    assert!(matches!(heard, Heard::Reply { query: 2, .. }));
+    client.ask(3, 0).await;
 }
 
 #[tokio::test]

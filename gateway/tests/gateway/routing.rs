@@ -2,9 +2,10 @@
 
 use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
+use chemxor_proto::v1;
 
 use super::client::{Heard, failed};
-use super::platform::Platform;
+use super::platform::{Platform, STEPS};
 use super::registry::Mood;
 use super::worker::{Deed, part};
 
@@ -66,14 +67,14 @@ async fn a_share_that_does_not_fit_or_is_missing_fails_the_query_and_not_the_ses
 
 #[tokio::test]
 async fn running_sessions_follow_the_placements_and_keep_them_while_the_registry_is_away() {
-    let mut platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
-    let only_a = platform.registry.placements.lock().unwrap()[..1].to_vec();
-    let both = std::mem::replace(&mut *platform.registry.placements.lock().unwrap(), only_a);
+    let mut platform = Platform::start(&[0..3, 0..3, 0..3], Limits::default()).await;
+    let both = platform.registry.placements.lock().unwrap()[..2].to_vec();
+    *platform.registry.placements.lock().unwrap() = both[..1].to_vec();
     let mut client = platform.open().await;
     client.ask(1, 0).await;
     // b is placed while the session runs, then the registry goes away and a dies
     *platform.registry.placements.lock().unwrap() = both;
-    platform.registry.changed.send_modify(|count| *count += 1);
+    platform.registry.tell();
     let mut query = 1;
     while !platform
         .journal
@@ -89,6 +90,21 @@ async fn running_sessions_follow_the_placements_and_keep_them_while_the_registry
     platform.workers[0].kill().await;
     client.ask(query, 1).await;
     client.ask(query, 2).await;
+    // back again it says that a third worker serves alone, and is heard
+    let only_c = vec![v1::Placement {
+        worker: "c".into(),
+        end_step: STEPS,
+        ..Default::default()
+    }];
+    *platform.registry.placements.lock().unwrap() = only_c;
+    platform.registry.set(Mood::Allows);
+    platform.registry.tell();
+    while platform.journal.of(query)[0].worker != "c" {
+        query += 1;
+        for step in 0..STEPS {
+            client.ask(query, step).await;
+        }
+    }
 }
 
 #[tokio::test]

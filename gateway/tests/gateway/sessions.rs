@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use chemxor_gateway::Limits;
 use chemxor_proto::MAX_FRAME_BYTES;
+use chemxor_runtime::operations::Operations;
 use tokio::sync::watch;
 
 use super::client::{Heard, answered};
-use super::platform::{Platform, STEPS};
-use super::worker::{Deed, sealed};
+use super::platform::{Model, Platform, STEPS};
+use super::worker::{Deed, answer, sealed};
 
 /// A message that no other step of any query has; long ones take several frames.
 fn message(query: u64, step: u32) -> Vec<u8> {
@@ -69,13 +70,19 @@ async fn many_queries_in_flight_are_not_mixed_up() {
 
 #[tokio::test]
 async fn long_messages_travel_in_frames_of_a_mebibyte_both_ways() {
-    let platform = Platform::start(&[0..3], Limits::default()).await;
+    let limits = Limits::default();
+    let platform = Platform::serving(Model::Wide, &[0..3], limits, Operations::default()).await;
     let mut client = platform.open().await;
     let long: Vec<u8> = (0..3 * MAX_FRAME_BYTES + 5)
         .map(|i| (i % 251) as u8)
         .collect();
     client.step(7, 0, &long).await;
-    assert_eq!(client.hear().await, answered(7, 0, &long));
+    let reply = Heard::Reply {
+        query: 7,
+        step: 0,
+        message: answer(Model::Wide, 7, 0, &long),
+    };
+    assert!(client.hear().await == reply);
     assert_eq!(client.longest, MAX_FRAME_BYTES);
 }
 

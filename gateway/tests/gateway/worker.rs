@@ -22,6 +22,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::client::PATIENCE;
+use super::platform::{Model, STEPS};
 
 /// A step as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +41,12 @@ pub(crate) enum Deed {
     /// Answers once the watched value is true.
     AnswerWhen(watch::Receiver<bool>),
     AnswerWithoutState,
-    /// The output ciphertexts from the first on, so many; each is one byte, its number.
+    /// The output ciphertexts from the first on, so many; each is full of its number.
     AnswerShare(u32, u32),
     /// Sends the state with the second frame instead of the first.
     AnswerWithLateState,
-    /// An answer of this many bytes.
-    AnswerLong(usize),
+    /// Answers with these bytes.
+    AnswerRaw(Bytes),
     Fail(ErrorId, bool),
     /// Ends the stream.
     Break,
@@ -67,6 +68,8 @@ pub(crate) struct Journal {
     pub(crate) open: watch::Sender<usize>,
     /// Steps under evaluation, now and at most so far.
     pub(crate) busy: watch::Sender<(usize, usize)>,
+    /// Whether workers read what comes.
+    pub(crate) reads: watch::Sender<bool>,
     /// Steps that were given up.
     pub(crate) cancelled: watch::Sender<Vec<(u64, u32)>>,
     script: Mutex<Script>,
@@ -79,6 +82,7 @@ impl Default for Journal {
             opened: Mutex::default(),
             open: watch::Sender::default(),
             busy: watch::Sender::default(),
+            reads: watch::Sender::new(true),
             cancelled: watch::Sender::default(),
             script: Mutex::new(Arc::new(|_| Deed::Answer)),
         }
@@ -108,19 +112,35 @@ impl Journal {
     }
 }
 
-/// The answer to a step: another value for another query, step or message.
-pub(crate) fn answer(query: u64, step: u32, message: &[u8]) -> Vec<u8> {
-    let mut reply = format!("answer {query}/{step}:").into_bytes();
-    reply.extend(message.iter().rev().map(|byte| byte ^ 0x55));
+/// The answer to a step: another value for another query, step or message, as long as a reply of
+/// that step is.
+pub(crate) fn answer(model: Model, query: u64, step: u32, message: &[u8]) -> Vec<u8> {
+    let (count, bytes) = model.reply(step);
+    let mut text = format!("answer {query}/{step}:").into_bytes();
+    text.extend(message.iter().rev().map(|byte| byte ^ 0x55));
+    let length = count as usize * bytes;
+    let mut body = text.repeat(length / text.len() + 1);
+    body.truncate(length);
+    for (at, byte) in text.iter().enumerate().skip(length) {
+        let folded = &mut body[at % length];
+        *folded = folded.wrapping_mul(31).wrapping_add(*byte);
+    }
+    let mut reply = header(step, 0, count);
+    reply.extend(body);
     reply
 }
 
-/// A reply, or a part of one, that covers these output ciphertexts.
+fn header(step: u32, first: u32, count: u32) -> Vec<u8> {
+    let released = if step + 1 == STEPS { 8 } else { 0 };
+    let head = [b'C', b'X', b'R', b'E', 2, 1, 12, released];
+    reply_header(head, first, count).to_vec()
+}
+
+/// A reply of step 1, or a part of one, that covers these output ciphertexts.
 pub(crate) fn part(first: u32, count: u32) -> Vec<u8> {
-    let head = reply_header(*b"CXRE\x02\x01\x0d\x00", first, count);
-    head.into_iter()
-        .chain((first..first + count).map(|number| number as u8))
-        .collect()
+    let bytes = Model::Plain.reply(1).1;
+    let body = (first..first + count).flat_map(|number| vec![number as u8; bytes]);
+    header(1, first, count).into_iter().chain(body).collect()
 }
 
 /// What a step leaves.
@@ -134,7 +154,7 @@ pub(crate) fn sealed(session: &[u8], query: u64, step: u32) -> Vec<u8> {
 #[derive(Clone)]
 struct WorkerDouble {
     name: String,
-    steps: u32,
+    model: Model,
     journal: Arc<Journal>,
 }
 
@@ -185,7 +205,10 @@ impl WorkerDouble {
         self.journal.opened.lock().unwrap().push(self.name.clone());
         send(&replies, Kind::Opened(v1::EvaluationOpened {})).await?;
         let mut partial: HashMap<(u64, u32), (Reassembler, Bytes)> = HashMap::new();
+        let mut reads = self.journal.reads.subscribe();
         loop {
+            // an error says that the test is over
+            let _ = reads.wait_for(|reads| *reads).await;
             let request = tokio::select! {
                 request = requests.message() => request?,
                 () = replies.closed() => return Ok(()),
@@ -266,11 +289,11 @@ impl WorkerDouble {
         {
             return send(replies, failed(&job, ErrorId::StateRefused, false)).await;
         }
-        let mut state = match job.step + 1 == self.steps {
+        let mut state = match job.step + 1 == STEPS {
             true => Bytes::new(),
             false => sealed(session, job.query, job.step).into(),
         };
-        let mut message = answer(job.query, job.step, &job.message);
+        let mut message = answer(self.model, job.query, job.step, &job.message);
         match deed {
             Deed::AnswerWhen(mut gate) => {
                 // an error says that the test is over
@@ -284,7 +307,7 @@ impl WorkerDouble {
                 send(replies, reply(&job, first, total, Bytes::new())).await?;
                 return send(replies, reply(&job, second, total, state)).await;
             }
-            Deed::AnswerLong(length) => message = vec![7; length],
+            Deed::AnswerRaw(raw) => message = raw.to_vec(),
             Deed::Fail(id, retryable) => {
                 return send(replies, failed(&job, id, retryable)).await;
             }
@@ -357,7 +380,7 @@ impl RunningWorker {
     pub(crate) fn start(
         name: &str,
         port: u16,
-        steps: u32,
+        model: Model,
         tls: &TlsFiles,
         journal: &Arc<Journal>,
     ) -> Self {
@@ -368,7 +391,7 @@ impl RunningWorker {
             .unwrap();
         let double = WorkerDouble {
             name: name.to_owned(),
-            steps,
+            model,
             journal: journal.clone(),
         };
         let service = PartitionServer::new(double)
