@@ -18,7 +18,7 @@ struct Compose {
     #[serde(rename = "x-service")]
     _shared: Value,
     services: BTreeMap<String, Service>,
-    networks: BTreeMap<String, Network>,
+    networks: BTreeMap<String, Empty>,
     volumes: BTreeMap<String, Empty>,
     secrets: BTreeMap<String, Secret>,
 }
@@ -26,13 +26,6 @@ struct Compose {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Empty {}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Network {
-    #[serde(default)]
-    internal: bool,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +93,9 @@ struct Service {
     cap_drop: Vec<String>,
     security_opt: Vec<String>,
     stop_grace_period: String,
+    #[serde(default)]
     networks: Vec<String>,
+    network_mode: Option<String>,
     deploy: Deploy,
     command: Option<Vec<String>>,
     #[serde(default)]
@@ -234,14 +229,18 @@ fn every_service_is_confined_and_bounded() {
         let writes = service.tmpfs.iter().all(|path| path.starts_with('/'));
         assert!(writes, "{name}");
     }
-    assert!(compose.networks["database"].internal);
-    let reach = |network: &str| {
-        let services = compose.services.iter();
-        let inside = services.filter(|(_, s)| s.networks.iter().any(|n| n == network));
-        inside.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
-    };
-    assert_eq!(reach("database"), ["postgres", "registry"]);
-    assert_eq!(reach("platform"), ["gateway", "registry", "worker-1"]);
+    // each in one declared network, the database in none
+    for (name, service) in &compose.services {
+        let mode = service.network_mode.as_deref();
+        if name == "postgres" {
+            assert!(mode == Some("none") && service.networks.is_empty());
+            continue;
+        }
+        assert!(mode.is_none() && !service.networks.is_empty(), "{name}");
+        for network in &service.networks {
+            assert!(compose.networks.contains_key(network), "{network}");
+        }
+    }
 }
 
 #[test]
@@ -280,17 +279,27 @@ fn what_is_mounted_is_declared_or_explained_and_lies_in_nothing_else() {
         }
     }
     assert_eq!(used, compose.volumes.keys().cloned().collect());
-    // the database wants a password: the address that is documented has one
+    // the database is reached by its socket, with its password: the address that is documented
     let head = head.join("\n");
     let start = head.find("postgres://").unwrap();
     let address = head[start..].split('"').next().unwrap();
-    let database = &compose.services["postgres"].environment;
-    let user = &database["POSTGRES_USER"];
-    let name = &database["POSTGRES_DB"];
+    let (address, socket) = address.split_once("?host=").unwrap();
+    let database = &compose.services["postgres"];
+    let set = &database.environment;
+    let (user, name) = (&set["POSTGRES_USER"], &set["POSTGRES_DB"]);
     assert_eq!(
         address,
-        format!("postgres://{user}:PASSWORD@postgres/{name}")
+        format!("postgres://{user}:PASSWORD@localhost/{name}")
     );
+    let auth = &set["POSTGRES_INITDB_ARGS"];
+    assert_eq!(
+        auth, "--auth-local=scram-sha-256",
+        "sockets trust by default"
+    );
+    let shared = ("postgres-socket", socket, false);
+    for service in [database, &compose.services["registry"]] {
+        assert!(mounts(service).contains(&shared), "{socket}");
+    }
 }
 
 /// Runs a health check as the container does, against an answer on a port of this machine.

@@ -55,6 +55,11 @@ fn sample_configurations_parse_and_explain_every_key() {
     );
     let worker: chemxor_worker::WorkerConfig = sample("worker.toml");
     assert!(worker.sealing_key.is_absolute());
+    assert_eq!(
+        worker.stream_memory_mib,
+        chemxor_worker::STREAM_MEMORY_MIB,
+        "the sample shows the default"
+    );
 
     let sources = [
         (

@@ -221,3 +221,29 @@ fn secrets_are_explained_with_their_keys_and_lie_where_the_configuration_looks()
         "values.yaml names secrets that nobody mounts"
     );
 }
+
+#[test]
+fn the_registry_finds_the_authority_of_its_database() {
+    let config: toml::Value = sample("registry.toml");
+    let url = config["database_url"].as_str().unwrap();
+    let Some((_, path)) = url.split_once("sslrootcert=") else {
+        panic!("the sample shows no verified database");
+    };
+    let chart = Chart::read();
+    let pod = spec(chart.workload("registry"));
+    let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+    let volumes = pod.volumes.as_ref().unwrap();
+    let files = volumes.iter().flat_map(|volume| {
+        let mount = mounts.iter().find(|mount| mount.name == volume.name);
+        let at = &mount.unwrap().mount_path;
+        let projected = volume
+            .projected
+            .iter()
+            .flat_map(|p| p.sources.iter().flatten());
+        let secrets = projected.filter_map(|source| source.secret.as_ref());
+        let items = secrets.flat_map(|secret| secret.items.iter().flatten());
+        items.map(move |item| format!("{at}/{}", item.path))
+    });
+    let files: Vec<String> = files.collect();
+    assert!(files.iter().any(|file| file == path), "{path}: {files:?}");
+}
