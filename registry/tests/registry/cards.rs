@@ -9,7 +9,7 @@ use crate::model::{Model, publisher_key, reference};
 use crate::platform::{Platform, id};
 
 /// A card that has nothing to mend.
-fn card(model: &Model) -> ModelCard {
+pub(crate) fn card(model: &Model) -> ModelCard {
     let (manifest, version) = Manifest::from_bytes(&model.request.manifest).unwrap();
     let mut card = ModelCard::draft(&manifest, version);
     let text = || "shake flask at 25 °C".to_owned();
@@ -30,7 +30,7 @@ fn card(model: &Model) -> ModelCard {
     card
 }
 
-fn request(model: &Model, card: &ModelCard, key: &SigningKey) -> v1::SetCardRequest {
+pub(crate) fn request(model: &Model, card: &ModelCard, key: &SigningKey) -> v1::SetCardRequest {
     let bytes = card.to_bytes().unwrap();
     v1::SetCardRequest {
         version: model.version(),
