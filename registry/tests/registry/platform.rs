@@ -19,6 +19,7 @@ use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::status::error_id;
 use chemxor_runtime::tls::{self, TlsFiles};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -46,6 +47,7 @@ pub(crate) struct Platform {
     stop: CancellationToken,
     tokens: BTreeMap<&'static str, NewToken>,
     client: Channel,
+    gateway: OnceCell<Channel>,
 }
 
 impl Platform {
@@ -89,6 +91,7 @@ impl Platform {
             stop,
             tokens,
             client,
+            gateway: OnceCell::new(),
         }
     }
 
@@ -152,6 +155,15 @@ impl Platform {
         let name = subject.to_string().replace([':', '/'], "-");
         let files = self.files(subject, &name);
         MeteringClient::new(tls::connect(&self.address(), &files).await.unwrap())
+    }
+
+    /// Metering calls of the gateway, all over one connection.
+    pub(crate) async fn gateway_metering(&self) -> MeteringClient<Channel> {
+        let connect = || async {
+            let files = self.files(&Subject::Gateway, "gateway");
+            tls::connect(&self.address(), &files).await.unwrap()
+        };
+        MeteringClient::new(self.gateway.get_or_init(connect).await.clone())
     }
 
     pub(crate) fn address(&self) -> String {

@@ -1,33 +1,11 @@
-//! What the registry promises, each behaviour once; `behaviours!` runs it on the store and through
-//! gRPC.
+//! Publishing: announce, upload, submit, approve, serve, revoke; the workers of a version.
 
 use chemxor_core::ErrorId;
 use chemxor_proto::{STATE_KEY_STEP, v1};
 
-use crate::api::{Api, Direct, Remote};
+use crate::api::Api;
 use crate::model::{Model, reference, sealed_key};
 use crate::platform::Platform;
-
-macro_rules! behaviours {
-    ($($name:ident)*) => {
-        mod directly {
-            use super::{Direct, Platform};
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let platform = Platform::start().await;
-                super::$name(&platform, &Direct(&platform)).await;
-            })*
-        }
-        mod through_grpc {
-            use super::{Platform, Remote};
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                let platform = Platform::start().await;
-                super::$name(&platform, &Remote(&platform)).await;
-            })*
-        }
-    };
-}
 
 behaviours! {
     a_model_is_published_approved_served_and_revoked
