@@ -17,6 +17,7 @@ mod conformance;
 mod database;
 mod delegation;
 mod enrolment;
+mod former;
 mod governance;
 mod injection;
 mod migrations;

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use chemxor_core::{AuditRow, Role, RoleSet};
-use chemxor_registry::store::{Caller, Store};
-use chemxor_registry::token;
+use chemxor_core::{ErrorId, Role, RoleSet};
+use chemxor_registry::store::{Caller, Store, Visibility};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::cluster::Database;
-use crate::model::{Model, reference};
+use crate::former::{self, Models};
+use crate::model::reference;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -54,148 +55,104 @@ fn released_migrations_never_change_and_new_ones_come_after_them() {
     assert!(files.values().all(|digest| digest.len() == 64));
 }
 
-/// What every release could hold: an approved and a half uploaded version, a worker, two tokens and
-/// an audit log.
-async fn populate(
-    connection: &mut PgConnection,
-    after: i64,
-    approved: &Model,
-    draft: &Model,
-) -> String {
-    let secret = token::generate().unwrap().to_string();
-    let digest = |secret: &str| token::digest(secret).unwrap().to_vec();
-    if after >= 41 {
-        let people = "insert into members (organisation, subject, roles) values
-            ('default', 'paul', '{publisher}'), ('default', 'quinn', '{querier}')";
-        sqlx::query(people).execute(&mut *connection).await.unwrap();
+/// What came with organisations and later, read through the store.
+async fn read_back(store: &Store, after: i64, models: &Models) {
+    let adam = Caller::new("default", "adam", RoleSet::new([Role::Admin]));
+    let name = |text: &str| text.parse().unwrap();
+    let esol = name("esol");
+    let states = [
+        (&models.approved, "approved"),
+        (&models.draft, "draft"),
+        (&models.deprecated, "deprecated"),
+        (&models.revoked, "revoked"),
+    ];
+    for (model, state) in states {
+        let exact = reference("esol", &model.version()).parse().unwrap();
+        let row = store.find_version(&adam, &exact).await.unwrap();
+        assert_eq!(row.state.as_str(), state, "{after}");
+        assert_eq!(row.manifest, model.request.manifest);
+        let sunset = after >= 41 && state == "deprecated";
+        assert_eq!(row.is_past_sunset, sunset, "{after}");
     }
-    let organisation = if after >= 41 { ", organisation" } else { "" };
-    let default = if after >= 41 { ", 'default'" } else { "" };
-    for (subject, role, secret) in [
-        ("paul", "publisher", token::generate().unwrap().to_string()),
-        ("quinn", "querier", secret.clone()),
-    ] {
-        let statement = format!(
-            "insert into tokens (id, subject, roles, digest, expires_at{organisation})
-             values (gen_random_uuid(), $1, array[$2], $3, now() + interval '9 days'{default})"
-        );
-        sqlx::query(AssertSqlSafe(statement))
-            .bind(subject)
-            .bind(role)
-            .bind(digest(&secret))
-            .execute(&mut *connection)
-            .await
-            .unwrap();
+    let refused = store.find_token(&models.revoked_token).await.unwrap_err();
+    assert_eq!(refused.id(), ErrorId::TokenRefused);
+    let members = store.list_members(&adam, "default").await.unwrap();
+    let quinn = members.iter().find(|member| member.subject == "quinn");
+    assert_eq!(quinn.unwrap().roles, ["querier"], "{after}");
+    let visibility = store.visibility(&adam, &esol).await.unwrap();
+    if after < 41 {
+        // as it was: there was nobody who could not see it
+        assert_eq!(visibility, Visibility::Everyone);
+        return;
     }
-    sqlx::query("insert into workers (name, sealing_key, endpoint) values ('worker-1', $1, 'localhost:1'), ('worker-2', $1, 'localhost:2')")
-        .bind(vec![1u8; 32])
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    if after >= 2 {
-        let owner = if after >= 41 {
-            "insert into models (name, publisher, organisation) values ('esol', 'paul', 'default')"
-        } else {
-            "insert into models (name, publisher) values ('esol', 'paul')"
-        };
-        sqlx::query(owner).execute(&mut *connection).await.unwrap();
+    assert_eq!(visibility, Visibility::Private);
+    let removed: Vec<&str> = members
+        .iter()
+        .filter(|member| member.removed)
+        .map(|member| &*member.subject)
+        .collect();
+    assert_eq!(removed, ["left"]);
+    let organisations = store.list_organisations(&adam).await.unwrap();
+    let organisations: Vec<_> = organisations
+        .iter()
+        .map(|row| (&*row.name, row.suspended))
+        .collect();
+    let expected = [("acme", false), ("default", false), ("gone", true)];
+    assert_eq!(organisations, expected);
+    let friends = ["acme", "default"].map(str::to_owned).to_vec();
+    let consortia = store.list_consortia(&adam).await.unwrap();
+    assert_eq!(consortia, [("friends".to_owned(), friends)]);
+    let listed = store.visibility(&adam, &name("logd")).await.unwrap();
+    assert_eq!(listed, Visibility::Listed(vec!["acme".to_owned()]));
+    let shown = store.visibility(&adam, &name("herg")).await.unwrap();
+    assert_eq!(shown, Visibility::Consortium("friends".to_owned()));
+
+    let stable = "stable".parse().unwrap();
+    let moves = store.alias_history(&adam, &esol, &stable).await.unwrap();
+    let moves: Vec<_> = moves.iter().map(|change| change.to.to_string()).collect();
+    let expected = [models.approved.version(), models.deprecated.version()];
+    assert_eq!(moves, expected);
+    let back = store.rollback_alias(&adam, &esol, &stable).await.unwrap();
+    assert_eq!(back.to.to_string(), models.deprecated.version());
+
+    // five queries were reserved since; of the ten that were under way four are answered
+    let (quotas, usage) = store.list_quotas(&adam, &esol).await.unwrap();
+    let limits: Vec<_> = quotas
+        .iter()
+        .map(|quota| (&*quota.organisation, quota.queries_per_day))
+        .collect();
+    assert_eq!(limits, [("*", Some(1000)), ("acme", Some(7))]);
+    assert_eq!((usage[0].lifetime_queries, usage[0].queries_today), (45, 5));
+    let open = Uuid::from_u128(former::OPEN);
+    for _ in 0..2 {
+        store.settle_queries(open, 4, 9, 3).await.unwrap();
     }
-    for model in [approved, draft] {
-        let request = &model.request;
-        let version = chemxor_core::VersionId::of(&request.manifest);
-        let key = version.as_bytes().to_vec();
-        sqlx::query("insert into versions (digest, name, manifest, signature, publisher_key, publisher) values ($1, 'esol', $2, $3, $4, 'paul')")
-            .bind(&key)
-            .bind(request.manifest.as_ref())
-            .bind(request.signature.as_ref())
-            .bind(request.publisher_key.as_ref())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        for (step, blob) in (0i32..).zip(&model.blobs) {
-            // the draft's upload stopped in the first blob
-            let content = if std::ptr::eq(model, draft) {
-                &blob[..1000]
-            } else {
-                &blob[..]
-            };
-            let complete = content.len() == blob.len();
-            sqlx::query("insert into blobs (version, step, sha256, length, complete) values ($1, $2, $3, $4, $5)")
-                .bind(&key)
-                .bind(step)
-                .bind(model.sha256(step as usize))
-                .bind(blob.len() as i64)
-                .bind(complete)
-                .execute(&mut *connection)
-                .await
-                .unwrap();
-            sqlx::query("insert into blob_pieces (version, sha256, start_at, content) values ($1, $2, 0, $3)")
-                .bind(&key)
-                .bind(model.sha256(step as usize))
-                .bind(content)
-                .execute(&mut *connection)
-                .await
-                .unwrap();
-        }
-        for sealed in &request.keys {
-            sqlx::query("insert into sealed_keys (version, worker, step, encapsulated, ciphertext) values ($1, $2, $3, $4, $5)")
-                .bind(&key)
-                .bind(&sealed.worker)
-                .bind(i64::from(sealed.step))
-                .bind(sealed.encapsulated.as_ref())
-                .bind(sealed.ciphertext.as_ref())
-                .execute(&mut *connection)
-                .await
-                .unwrap();
-        }
-        for place in &request.placements {
-            sqlx::query("insert into placements (version, worker, first_step, end_step) values ($1, $2, $3, $4)")
-                .bind(&key)
-                .bind(&place.worker)
-                .bind(place.first_step as i32)
-                .bind(place.end_step as i32)
-                .execute(&mut *connection)
-                .await
-                .unwrap();
-        }
+    let (_, usage) = store.list_quotas(&adam, &esol).await.unwrap();
+    assert_eq!((usage[0].lifetime_queries, usage[0].queries_today), (39, 5));
+
+    let shared = models.shared.version().parse().unwrap();
+    let places = store.placements(&shared).await.unwrap();
+    let mut groups: Vec<_> = places
+        .iter()
+        .map(|place| (&*place.worker, place.first_group, place.end_group))
+        .collect();
+    groups.sort_unstable();
+    let expected = [
+        ("worker-1", 0, 2),
+        ("worker-2", 0, 0),
+        ("worker-3", 2, 4),
+        ("worker-4", 0, 0),
+    ];
+    let expected = &expected[..if after >= 62 { 4 } else { 3 }];
+    assert_eq!(groups, expected, "{after}");
+    let denied = store.require_certificate("chemxor://worker/worker-9", "0a");
+    assert!(denied.await.is_err(), "{after}");
+    if after >= 60 {
+        let card = store.card(&adam, &"esol".parse().unwrap()).await.unwrap();
+        assert_eq!((card.revision, &card.card[..]), (2, &b"two"[..]));
+        let waiting = store.list_certificates(&adam, true).await.unwrap();
+        assert_eq!(waiting.len(), 1);
     }
-    let live = chemxor_core::VersionId::of(&approved.request.manifest);
-    for state in ["submitted", "approved"] {
-        let statement = format!(
-            "update versions set state = '{state}', approved_by = case when '{state}' = 'approved' then 'rita' end, approved_at = case when '{state}' = 'approved' then now() end where digest = $1"
-        );
-        sqlx::query(AssertSqlSafe(statement))
-            .bind(live.as_bytes().to_vec())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-    }
-    let mut previous = [0; 32];
-    for number in 1..=3 {
-        let row = AuditRow {
-            number,
-            at_micros: 1_700_000_000_000_000 + number,
-            actor: "adam".to_owned(),
-            action: "token.create".to_owned(),
-            object: number.to_string(),
-            detail: "of a former release".to_owned(),
-            hash: String::new(),
-        };
-        let hash = row.hash_after(&previous);
-        sqlx::query("insert into audit values ($1, to_timestamp(0) + make_interval(secs => 1700000000) + $1 * interval '1 microsecond', $2, $3, $4, $5, $6, $7)")
-            .bind(number)
-            .bind(&row.actor)
-            .bind(&row.action)
-            .bind(&row.object)
-            .bind(&row.detail)
-            .bind(previous.to_vec())
-            .bind(hash.to_vec())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        previous = hash;
-    }
-    secret
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,19 +161,26 @@ async fn a_populated_database_of_every_former_schema_comes_up_to_date() {
         .iter()
         .map(|migration| migration.version)
         .collect();
-    for former in &versions[..versions.len() - 1] {
+    for after in &versions[..versions.len() - 1] {
         let database = Database::empty().await;
         let mut connection = PgConnection::connect(&database.url).await.unwrap();
         let until = MIGRATIONS
             .iter()
-            .filter(|migration| migration.version <= *former);
+            .filter(|migration| migration.version <= *after);
         let until = Migrator::with_migrations(until.cloned().collect());
         until.run(&mut connection).await.unwrap();
-        let (approved, draft) = (Model::new("esol", 1), Model::new("esol", 2));
-        let secret = populate(&mut connection, *former, &approved, &draft).await;
-        connection.close().await.unwrap();
+        let models = Models::new();
+        let (approved, draft) = (&models.approved, &models.draft);
+        let secret = former::populate(&mut connection, *after, &models).await;
+        let before = former::counts(&mut connection).await;
+        let empty = before.iter().find(|(_, rows)| **rows == 0);
+        assert_eq!(empty, None, "fill it, from release {after} on");
 
         let store = Store::connect(&database.url).await.unwrap();
+        let mut survived = former::counts(&mut connection).await;
+        connection.close().await.unwrap();
+        survived.retain(|table, _| before.contains_key(table));
+        assert_eq!(survived, before, "{after}");
         let quinn = store.find_token(&secret).await.unwrap();
         assert_eq!(
             (&*quinn.organisation, &*quinn.subject),
@@ -225,7 +189,7 @@ async fn a_populated_database_of_every_former_schema_comes_up_to_date() {
         let exact = reference("esol", &approved.version()).parse().unwrap();
         let session = store.authorize_session(&secret, &exact).await.unwrap();
         assert_eq!(session.version.manifest, approved.request.manifest);
-        assert_eq!(session.placements.len(), 2, "{former}");
+        assert_eq!(session.placements.len(), 2, "{after}");
         let version = approved.version().parse().unwrap();
         let piece = store
             .read_piece("worker-1", &version, &approved.sha256(0), 0)
@@ -244,15 +208,12 @@ async fn a_populated_database_of_every_former_schema_comes_up_to_date() {
             .unwrap();
         let missing = store.missing_blobs(&id).await.unwrap();
         assert_eq!((missing.len(), missing[0].offset), (1, 1000));
-        assert_eq!(store.verify_audit().await.unwrap(), Ok(3), "{former}");
+        assert_eq!(store.verify_audit().await.unwrap(), Ok(3), "{after}");
         // what came later works on it
-        let order = chemxor_registry::store::ReservationOrder::new(
-            uuid::Uuid::now_v7(),
-            version,
-            quinn.id,
-            5,
-        );
+        let order =
+            chemxor_registry::store::ReservationOrder::new(Uuid::now_v7(), version, quinn.id, 5);
         assert_eq!(store.reserve_queries(&order).await.unwrap().queries, 5);
+        read_back(&store, *after, &models).await;
         store.close().await;
     }
 }
