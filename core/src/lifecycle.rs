@@ -127,6 +127,28 @@ mod tests {
         Event::Revoke,
     ];
 
+    /// The whole table, written out: what is here and nothing else.
+    #[test]
+    fn every_state_answers_every_event_as_written_here() {
+        use State::{Approved, Deprecated, Draft, Revoked, Submitted};
+        let table = [
+            (Draft, [Some(Submitted), None, None, None]),
+            (Submitted, [None, Some(Approved), None, Some(Revoked)]),
+            (Approved, [None, None, Some(Deprecated), Some(Revoked)]),
+            (Deprecated, [None, None, None, Some(Revoked)]),
+            (Revoked, [None, None, None, None]),
+        ];
+        assert_eq!(table.map(|(from, _)| from), State::ALL);
+        for (from, row) in table {
+            for (event, to) in EVENTS.into_iter().zip(row) {
+                let expected = to.ok_or(LifecycleError { from, event });
+                assert_eq!(from.apply(event), expected, "{event} of {from}");
+            }
+        }
+        let refused = Draft.apply(Event::Approve).unwrap_err().to_string();
+        assert_eq!(refused, "cannot approve a version that is draft");
+    }
+
     proptest! {
         #[test]
         fn a_version_never_returns_and_revoked_is_final(steps in proptest::collection::vec(0usize..4, 0..20)) {

@@ -20,6 +20,7 @@ mod enrolment;
 mod former;
 mod governance;
 mod injection;
+mod lifecycle;
 mod migrations;
 mod model;
 mod platform;
