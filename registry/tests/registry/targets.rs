@@ -231,7 +231,8 @@ impl Target {
         let mut seen = Vec::new();
         macro_rules! see {
             ($what:expr, $row:expr) => {
-                seen.push(($what.to_string(), format!("{:?}", $row.unwrap())));
+                let row = $row.unwrap();
+                seen.push(($what.to_string(), format!("{row:?}")));
             };
         }
         see!("members", store.list_members(&adam, "default").await);
