@@ -154,7 +154,7 @@ pub(crate) enum Command {
     /// Predict measured molecules encrypted and compare with the measured values.
     #[command(
         visible_alias = "eval",
-        after_help = "Examples:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24\n  chemxor eval esol.cxb --encrypted-local --holdout esol-holdout.csv --report esol-eval.html"
+        after_help = "Examples:\n  chemxor evaluate esol --holdout esol-holdout.csv --rows 24\n  chemxor evaluate esol --holdout esol-holdout.csv --update-card esol.card.json --bundle esol.cxb\n  chemxor eval esol.cxb --encrypted-local --holdout esol-holdout.csv --report esol-eval.html"
     )]
     Evaluate(EvaluateArgs),
     /// Ask a model over and over; report throughput, latency and bytes.
@@ -206,8 +206,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  chemxor gateway --config deploy/gateway.toml")]
     Gateway(ServiceArgs),
     /// Run a partition worker.
-    #[command(after_help = "Example:\n  chemxor worker --config deploy/worker.toml")]
-    Worker(ServiceArgs),
+    #[command(
+        after_help = "Example:\n  chemxor worker --config deploy/worker.toml\n  chemxor worker --config deploy/worker.toml --fingerprint   # for publishers to pin"
+    )]
+    Worker(WorkerArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -242,9 +244,13 @@ pub(crate) struct InspectArgs {
 pub(crate) struct PublishArgs {
     /// The bundle that `chemxor train` wrote.
     pub(crate) bundle: PathBuf,
-    /// Workers to authorise, in the order of the steps; by default all that are registered.
-    #[arg(long = "worker", value_name = "NAME")]
+    /// Workers to authorise, in the order of the steps; by default all that are registered. With a
+    /// fingerprint, nothing is sealed unless the worker's sealing key has it.
+    #[arg(long = "worker", value_name = "NAME[=FINGERPRINT]")]
     pub(crate) workers: Vec<String>,
+    /// Seal to a worker whose sealing key is another than before; a fingerprint still holds.
+    #[arg(long)]
+    pub(crate) accept_new_key: bool,
     /// How the steps are spread over the workers.
     #[arg(long, value_enum, default_value_t = SpreadArg::Steps)]
     pub(crate) spread: SpreadArg,
@@ -278,8 +284,13 @@ pub(crate) enum WorkersCommand {
 pub(crate) struct AuthorizeArgs {
     /// The bundle that was published.
     pub(crate) bundle: PathBuf,
-    /// The worker, as `chemxor workers` lists it.
+    /// The worker, as `chemxor workers` lists it. With a fingerprint, nothing is sealed unless its
+    /// sealing key has it.
+    #[arg(value_name = "NAME[=FINGERPRINT]")]
     pub(crate) worker: String,
+    /// Seal to it although its sealing key is another than before; a fingerprint still holds.
+    #[arg(long)]
+    pub(crate) accept_new_key: bool,
     /// Take the steps of this worker, which loses them: how a sealing key is rotated.
     #[arg(long, value_name = "NAME")]
     pub(crate) replace: Option<String>,
@@ -373,6 +384,17 @@ pub(crate) struct EvaluateArgs {
     /// Result of `chemxor audit-privacy` for the report.
     #[arg(long, value_name = "JSON", requires = "report")]
     pub(crate) audit: Option<PathBuf>,
+    /// Card to fill in with what this run measures of the published version; with --bundle.
+    #[arg(
+        long,
+        value_name = "JSON",
+        requires = "bundle",
+        conflicts_with = "encrypted_local"
+    )]
+    pub(crate) update_card: Option<PathBuf>,
+    /// The bundle that was published, for what its plan promises; with --update-card.
+    #[arg(long, value_name = "FILE", requires = "update_card")]
+    pub(crate) bundle: Option<PathBuf>,
     /// CSV with columns smiles, measured, plain (and twin), as `chemxor train --holdout` writes.
     #[arg(long, value_name = "CSV")]
     pub(crate) holdout: PathBuf,
@@ -392,6 +414,15 @@ pub(crate) struct ServiceArgs {
     /// Write the address it listens on to this file once it is up.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Print the fingerprint of this worker's sealing key and end; the key is made when absent.
+    #[arg(long)]
+    pub(crate) fingerprint: bool,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! | [`batch`] | the lab: table in, table out, same rows in the same order, resumable |
 //! | [`estimate`] | the lab: what a run will take |
 //! | [`health`] | everybody: whether a service answers, its release and its clock |
+//! | [`known_workers`] | publisher: which sealing keys to believe |
 //! | [`publish`], [`conformance`], [`catalog`], [`governance`] | publisher, reviewer, administrator |
 //!
 //! Invariant: molecule, features and secret keys never leave the process; what goes out is
@@ -25,6 +26,7 @@ pub mod governance;
 pub mod health;
 pub mod interpret;
 pub mod keyring;
+pub mod known_workers;
 pub mod placement;
 pub mod predictor;
 pub mod publish;

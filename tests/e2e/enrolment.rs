@@ -87,7 +87,7 @@ fn a_lab_joins_renews_and_is_denied() {
     // a request that is refused leaves the old pair as it is
     let second = json(&by("lab", &["cert", "renew"]));
     let id = second["id"].as_str().unwrap();
-    json(&["cert", "refuse", id, "--reason", "too early"]);
+    json(&["cert", "refuse", id, "--reason", "too early", "--yes"]);
     let told = refusal(&by("lab", &["cert", "renew"]));
     assert!(told.contains("too early"), "{told}");
     json(&by("lab", &["catalog"]));

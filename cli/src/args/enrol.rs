@@ -107,6 +107,9 @@ pub(crate) struct CertRefuseArgs {
     /// What its maker is told.
     #[arg(long)]
     pub(crate) reason: String,
+    /// Refuse without being asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -97,6 +97,9 @@ pub(crate) struct MemberAddArgs {
     /// A program, not a person.
     #[arg(long)]
     pub(crate) service: bool,
+    /// Take roles away without being asked.
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) place: InOrg,
 }

@@ -25,7 +25,7 @@ pub(crate) async fn run(home: &Home, format: Format, command: &CardCommand) -> R
     }
 }
 
-fn read(path: &Path) -> Result<ModelCard> {
+pub(crate) fn read(path: &Path) -> Result<ModelCard> {
     let place = || path.display().to_string();
     let length = std::fs::metadata(path).with_context(place)?.len();
     if length > 4 * MAX_CARD_BYTES as u64 {

@@ -200,6 +200,8 @@ async fn list(home: &Home, format: Format, args: &CertListArgs) -> Result<()> {
 }
 
 async fn refuse(home: &Home, format: Format, args: &CertRefuseArgs) -> Result<()> {
+    let consequence = "its maker has to hand in a new one";
+    ask(args.yes, "refuse", &args.id, consequence)?;
     let request = v1::RefuseCertificateRequest {
         id: args.id.clone(),
         reason: args.reason.clone(),
@@ -273,7 +275,12 @@ async fn renew(home: &Home, format: Format) -> Result<()> {
     };
     let now = read_certificate(&read_pem(&files.cert)?)?;
     if !renewal.csr.exists() {
-        let request = new_request(&now.subject, &now.hosts)?;
+        // who serves nobody gets no host name; certificates of `chemxor up` name loopback for all
+        let hosts = match now.subject {
+            Subject::Client(_) | Subject::Operator(_) => &[][..],
+            _ => &now.hosts,
+        };
+        let request = new_request(&now.subject, hosts)?;
         // a key without a request is left from an interruption
         let _ = std::fs::remove_file(&renewal.key);
         write_key(&renewal.key, &request.key_pem)?;

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::args::{EvaluateArgs, Format};
+use crate::commands::card_figures::{CardFigures, Measured};
+use crate::commands::publish::read_bundle;
 use crate::commands::query::predictor;
 use crate::home::Home;
 use crate::output;
@@ -54,6 +56,14 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
     let session = predictor.session().await?;
     let open_ms = millis(opening.elapsed());
     let key_bytes = session.public_key_bytes();
+    let card = match (&args.update_card, &args.bundle) {
+        (Some(card), Some(bundle)) => Some(CardFigures::open(
+            card,
+            &read_bundle(bundle)?,
+            session.version(),
+        )?),
+        _ => None,
+    };
     let (mut done, mut up, mut down, mut rounds) = (Vec::new(), 0, 0, 0);
     for row in rows {
         let prediction = predictor.predict(&row.smiles).await?;
@@ -84,6 +94,24 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
         ("p95_ms", p95),
         ("open_ms", open_ms),
     ]);
+    if let Some(card) = card {
+        card.write(Measured {
+            rounds,
+            bytes_up: up / count,
+            bytes_down: down / count,
+            public_key_bytes: key_bytes as u64,
+            p50_ms: p50,
+            p95_ms: p95,
+            molecules: count,
+            rmse_clear: rmse(&done, |d| d.row.plain),
+            rmse_encrypted: rmse(&done, |d| d.encrypted),
+            command: format!(
+                "chemxor evaluate {} --holdout {}",
+                args.model,
+                args.holdout.display()
+            ),
+        })?;
+    }
     let molecules: Vec<_> = done
         .iter()
         .map(|d| {
@@ -142,5 +170,8 @@ pub(crate) async fn run(home: &Home, format: Format, args: &EvaluateArgs) -> Res
             up / count,
             down / count
         );
+        if let Some(card) = &args.update_card {
+            say!("{} has these figures now", card.display());
+        }
     })
 }

@@ -3,6 +3,7 @@
 mod audit;
 mod audit_privacy;
 mod card;
+mod card_figures;
 mod catalog;
 mod cert;
 mod conform;
@@ -80,6 +81,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Man(args) => help::man(&args),
         Command::Registry(args) => services::registry(&args).await,
         Command::Gateway(args) => services::gateway(&args).await,
-        Command::Worker(args) => services::worker(&args).await,
+        Command::Worker(args) => services::worker(format, &args).await,
     }
 }

@@ -123,8 +123,29 @@ pub(crate) async fn members(home: &Home, format: Format, command: &MemberCommand
     }
 }
 
+/// Roles that a member has and would not have afterwards.
+fn lost_roles<'a>(listed: &'a [v1::Member], subject: &str, roles: &[String]) -> Vec<&'a str> {
+    let before = listed
+        .iter()
+        .filter(|member| member.subject == subject && !member.removed);
+    let had = before.flat_map(|member| &member.roles);
+    had.filter(|role| !roles.contains(role))
+        .map(String::as_str)
+        .collect()
+}
+
 async fn add_member(home: &Home, format: Format, args: &MemberAddArgs) -> Result<()> {
     let registry = registry(home, &ADMINS).await?;
+    let organisation = args.place.organisation.clone();
+    let listed = registry
+        .list_members(v1::ListMembersRequest { organisation })
+        .await?
+        .members;
+    let lost = lost_roles(&listed, &args.subject, &args.roles);
+    if !lost.is_empty() {
+        let consequence = format!("it is no longer {}", lost.join(", "));
+        ask(args.yes, "set", &args.subject, &consequence)?;
+    }
     let kind = if args.service { "service" } else { "person" };
     let made = registry
         .set_member(v1::Member {
@@ -273,4 +294,29 @@ async fn revoke_token(home: &Home, format: Format, args: &TokenRevokeArgs) -> Re
         .await?;
     let value = json!({ "id": args.id, "state": "revoked" });
     output::print(format, &value, || say!("revoked: {}", args.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roles_that_a_present_member_loses_are_asked_about() {
+        let member = |subject: &str, roles: &[&str], removed| v1::Member {
+            subject: subject.to_owned(),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            removed,
+            ..Default::default()
+        };
+        let listed = [
+            member("alice", &["publisher", "querier"], false),
+            member("bob", &["reviewer"], true),
+        ];
+        let querier = ["querier".to_owned()];
+        assert_eq!(lost_roles(&listed, "alice", &querier), ["publisher"]);
+        let more = ["publisher", "querier", "reviewer"].map(str::to_owned);
+        assert!(lost_roles(&listed, "alice", &more).is_empty());
+        assert!(lost_roles(&listed, "bob", &querier).is_empty());
+        assert!(lost_roles(&listed, "carol", &querier).is_empty());
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use chemxor_client::known_workers::{KnownWorkers, NamedWorker, grouped};
 use chemxor_client::placement::Spread;
 use chemxor_client::publish::Worker;
 use chemxor_client::publish::{self, Published};
@@ -10,6 +11,7 @@ use chemxor_client::{catalog, conformance};
 use chemxor_core::{Bundle, Conformance, ModelRef, Selector};
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::plan::report::PlanReport;
+use chemxor_runtime::pki::sealing_fingerprint;
 use ed25519_dalek::SigningKey;
 use serde_json::json;
 
@@ -38,21 +40,39 @@ pub(crate) fn signer(home: &Home, name: &str) -> Result<SigningKey> {
     Ok(ring.signing_key(name, passphrase.as_ref())?)
 }
 
-/// The workers to authorise: the named ones in their order, or all.
-async fn workers(home: &Home, names: &[String]) -> Result<Vec<Worker>> {
-    let known = publish::workers(&home.registry("publisher")?).await?;
-    if names.is_empty() {
-        return Ok(known);
+/// Whom to seal to: NAME or NAME=FINGERPRINT, in their order; none for every registered worker.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SealTo<'a> {
+    pub(crate) names: &'a [String],
+    pub(crate) accept_new_key: bool,
+}
+
+impl SealTo<'_> {
+    /// The workers, once their keys are those that were pinned and known.
+    pub(crate) async fn workers(&self, home: &Home) -> Result<Vec<Worker>> {
+        let named: Vec<NamedWorker> = self
+            .names
+            .iter()
+            .map(|text| NamedWorker::read(text))
+            .collect::<Result<_, _>>()?;
+        let listed = publish::workers(&home.registry("publisher")?).await?;
+        let mut chosen = Vec::new();
+        for NamedWorker { name, .. } in &named {
+            let found = listed.iter().find(|worker| worker.name == *name);
+            let Some(worker) = found else {
+                bail!("worker {name:?} is not registered; list them with `chemxor workers`");
+            };
+            chosen.push(worker.clone());
+        }
+        let chosen = if named.is_empty() { listed } else { chosen };
+        let mut known = KnownWorkers::load(&home.profile_folder().join("known_workers"))?;
+        let first = known.check(&chosen, &named, self.accept_new_key)?;
+        for worker in chosen.iter().filter(|worker| first.contains(&worker.name)) {
+            let fingerprint = grouped(&sealing_fingerprint(&worker.sealing_key));
+            eprintln!("first use of {}={fingerprint}", worker.name);
+        }
+        Ok(chosen)
     }
-    let mut chosen = Vec::new();
-    for name in names {
-        let found = known.iter().find(|worker| worker.name == *name);
-        let Some(worker) = found else {
-            bail!("worker {name:?} is not registered; list them with `chemxor workers`");
-        };
-        chosen.push(worker.clone());
-    }
-    Ok(chosen)
 }
 
 /// Uploads and submits a bundle unless it waits for approval already, then shows that it conforms.
@@ -60,7 +80,7 @@ pub(crate) async fn submit(
     home: &Home,
     bundle: &Bundle,
     key: &str,
-    names: &[String],
+    to: SealTo<'_>,
     spread: Spread,
     quiet: bool,
 ) -> Result<(Option<Published>, Conformance)> {
@@ -74,7 +94,7 @@ pub(crate) async fn submit(
     let done = match known {
         Ok(entry) if entry.state == "submitted" => None,
         _ => {
-            let workers = workers(home, names).await?;
+            let workers = to.workers(home).await?;
             Some(publish::publish(&registry, bundle, &signer, &workers, spread).await?)
         }
     };
@@ -99,7 +119,11 @@ async fn conform(
 pub(crate) async fn run(home: &Home, format: Format, args: &PublishArgs) -> Result<()> {
     let bundle = read_bundle(&args.bundle)?;
     let (spread, quiet) = (args.spread.into(), format == Format::Json);
-    let (done, shown) = submit(home, &bundle, &args.key, &args.workers, spread, quiet).await?;
+    let to = SealTo {
+        names: &args.workers,
+        accept_new_key: args.accept_new_key,
+    };
+    let (done, shown) = submit(home, &bundle, &args.key, to, spread, quiet).await?;
     let placements = done.as_ref().map_or(&[][..], |done| &done.placements);
     let uploaded = done.as_ref().map_or(0, |done| done.uploaded);
     let listed = workers::listed(placements);

@@ -10,7 +10,7 @@ use chemxor_runtime::shutdown;
 use serde_json::json;
 
 use crate::args::{Format, ServeArgs};
-use crate::commands::publish::{read_bundle, submit};
+use crate::commands::publish::{SealTo, read_bundle, submit};
 use crate::commands::up::{Options, Platform};
 use crate::home::Home;
 
@@ -127,7 +127,15 @@ async fn offer(home: &Home, bundle: &Bundle) -> Result<ModelRef> {
     if !ring.path(SIGNER)?.exists() {
         ring.create_signing_key(SIGNER, None)?;
     }
-    submit(home, bundle, SIGNER, &[], Spread::default(), true).await?;
+    submit(
+        home,
+        bundle,
+        SIGNER,
+        SealTo::default(),
+        Spread::default(),
+        true,
+    )
+    .await?;
     catalog::approve(
         &home.registry("reviewer")?,
         &model,

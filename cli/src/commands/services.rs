@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use chemxor_client::known_workers::grouped;
 use chemxor_runtime::shutdown;
+use chemxor_worker::WorkerConfig;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
-use crate::args::ServiceArgs;
+use crate::args::{Format, ServiceArgs, WorkerArgs};
+use crate::output;
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| {
@@ -41,8 +45,17 @@ pub(crate) async fn gateway(args: &ServiceArgs) -> Result<()> {
     Ok(running.wait().await?)
 }
 
-pub(crate) async fn worker(args: &ServiceArgs) -> Result<()> {
-    let running = chemxor_worker::start(read(&args.config)?, shutdown::signalled()).await?;
+pub(crate) async fn worker(format: Format, args: &WorkerArgs) -> Result<()> {
+    let (args, only_print) = (&args.service, args.fingerprint);
+    let config: WorkerConfig = read(&args.config)?;
+    if only_print {
+        let fingerprint = config.sealing_fingerprint()?;
+        let value = json!({ "name": config.name.as_str(), "fingerprint": fingerprint });
+        return output::print(format, &value, || {
+            say!("{}={}", config.name, grouped(&fingerprint));
+        });
+    }
+    let running = chemxor_worker::start(config, shutdown::signalled()).await?;
     ready(args, running.addr())?;
     Ok(running.wait().await?)
 }

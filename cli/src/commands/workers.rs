@@ -1,13 +1,15 @@
 //! `workers`: which there are, which serve a version, and how that changes.
 
 use anyhow::{Result, bail};
+use chemxor_client::known_workers::grouped;
 use chemxor_client::publish;
 use chemxor_proto::v1;
+use chemxor_runtime::pki::sealing_fingerprint;
 use serde_json::{Value, json};
 
 use crate::args::{AuthorizeArgs, Format, WithdrawArgs, WorkersCommand};
 use crate::commands::govern::ask;
-use crate::commands::publish::{read_bundle, signer};
+use crate::commands::publish::{SealTo, read_bundle, signer};
 use crate::home::Home;
 use crate::output;
 
@@ -39,12 +41,13 @@ async fn authorize(home: &Home, format: Format, args: &AuthorizeArgs) -> Result<
     }
     let signer = signer(home, &args.key)?;
     let access = home.registry("publisher")?;
-    let known = publish::workers(&access).await?;
-    let Some(worker) = known.iter().find(|worker| worker.name == args.worker) else {
-        bail!(
-            "worker {:?} is not registered; list them with `chemxor workers`",
-            args.worker
-        );
+    let to = SealTo {
+        names: std::slice::from_ref(&args.worker),
+        accept_new_key: args.accept_new_key,
+    };
+    let chosen = to.workers(home).await?;
+    let [worker] = chosen.as_slice() else {
+        bail!("name one worker");
     };
     let replaced = args.replace.as_deref();
     let placements = publish::authorize(&access, &bundle, &signer, worker, replaced).await?;
@@ -103,17 +106,25 @@ async fn workers(home: &Home, format: Format) -> Result<()> {
     let workers = publish::workers(&home.registry("publisher")?).await?;
     let value: Vec<Value> = workers
         .iter()
-        .map(|worker| json!({ "name": worker.name, "endpoint": worker.endpoint }))
+        .map(|worker| {
+            let fingerprint = sealing_fingerprint(&worker.sealing_key);
+            json!({
+                "name": worker.name, "endpoint": worker.endpoint, "fingerprint": fingerprint,
+            })
+        })
         .collect();
     output::print(format, &value, || {
         let row = |worker: &_| -> Vec<String> {
             let worker: &Value = worker;
-            ["name", "endpoint"]
-                .map(|key| worker[key].as_str().unwrap_or_default().to_owned())
-                .to_vec()
+            let text = |key: &str| worker[key].as_str().unwrap_or_default();
+            vec![
+                text("name").to_owned(),
+                text("endpoint").to_owned(),
+                grouped(text("fingerprint")),
+            ]
         };
         output::table(
-            &["name", "endpoint"],
+            &["name", "endpoint", "sealing key"],
             &value.iter().map(row).collect::<Vec<_>>(),
         );
     })

@@ -27,6 +27,8 @@ use crate::pki::{Subject, certificate, set_lifetime, write_file};
 pub const MAX_PEM_BYTES: usize = 16 << 10;
 /// Longest life of a certificate that an authority of this crate signs.
 pub const MAX_LIFETIME: Duration = Duration::days(90);
+/// What a certificate's first moment may lie before its signing, for clocks that are behind.
+const CLOCKS: Duration = Duration::hours(1);
 /// Most host names of one certificate.
 const MAX_NAMES: usize = 16;
 
@@ -34,7 +36,7 @@ fn refuse(reason: impl Into<String>) -> RuntimeError {
     RuntimeError::Certificate(reason.into())
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
@@ -237,7 +239,8 @@ pub fn read_certificate(pem: &str) -> Result<CertificateFacts, RuntimeError> {
 }
 
 /// Whether one of the authorities of `ca_pem` issued the certificate, and it answers the request:
-/// the same subject, key and hosts. Gives what it says.
+/// the same subject, key and hosts, a life of at most [`MAX_LIFETIME`], and no authority of its own.
+/// Gives what it says.
 pub fn check_issued(
     ca_pem: &str,
     request: &Request,
@@ -261,6 +264,17 @@ pub fn check_issued(
     let der = der(cert_pem)?;
     let (_, cert) =
         parse_x509_certificate(&der).map_err(|_| refuse("the certificate cannot be read"))?;
+    if cert.is_ca() {
+        return Err(refuse(
+            "it could sign certificates itself; issue it with `chemxor cert sign`",
+        ));
+    }
+    if facts.not_after - facts.not_before > MAX_LIFETIME + CLOCKS {
+        let days = MAX_LIFETIME.whole_days();
+        return Err(refuse(format!(
+            "it lives longer than {days} days; issue it with `chemxor cert sign --days {days}` or less"
+        )));
+    }
     let issued = Pem::iter_from_buffer(ca_pem.as_bytes())
         .flatten()
         .any(|block| {
@@ -421,6 +435,36 @@ mod tests {
             let refused = check_issued(ours.cert_pem(), &asked, &cert.unwrap()).unwrap_err();
             assert!(refused.to_string().contains(reason), "{refused}");
         }
+    }
+
+    /// A certificate for the request by the authority's own key, past the rules of `sign`.
+    fn signed_freely(authority: &Authority, request: &Request, life: Duration, ca: bool) -> String {
+        let mut params = CertificateParams::default();
+        let uri = request.subject.to_string().try_into().unwrap();
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        if ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        set_lifetime(&mut params, life);
+        let signed = params.signed_by(&request.key, &authority.issuer);
+        signed.unwrap().pem()
+    }
+
+    #[test]
+    fn a_certificate_that_lives_too_long_or_may_sign_others_is_no_answer() {
+        let (_folder, authority) = authority();
+        let made = new_request(&subject("chemxor://client/lab-7"), &[]).unwrap();
+        let request = Request::read(&made.request_pem).unwrap();
+        let check = |life: Duration, ca: bool| {
+            let cert = signed_freely(&authority, &request, life, ca);
+            check_issued(authority.cert_pem(), &request, &cert)
+        };
+        check(MAX_LIFETIME, false).unwrap();
+        let long = check(Duration::days(3650), false).unwrap_err();
+        assert!(long.to_string().contains("90 days"), "{long}");
+        assert!(check(MAX_LIFETIME + Duration::days(1), false).is_err());
+        let signs = check(Duration::days(7), true).unwrap_err();
+        assert!(signs.to_string().contains("sign certificates"), "{signs}");
     }
 
     #[test]

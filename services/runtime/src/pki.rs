@@ -124,6 +124,11 @@ impl fmt::Debug for DevAuthority {
     }
 }
 
+/// What people compare of a worker's sealing key: SHA-256 of its X25519 public key, hexadecimal.
+pub fn sealing_fingerprint(public_key: &[u8]) -> String {
+    crate::enrol::sha256(public_key)
+}
+
 pub(crate) fn certificate(error: impl fmt::Display) -> RuntimeError {
     RuntimeError::Certificate(error.to_string())
 }

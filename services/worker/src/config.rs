@@ -89,6 +89,12 @@ impl WorkerConfig {
         self.evaluations.unwrap_or_else(cores).max(1)
     }
 
+    /// Fingerprint of the sealing key, which is made when absent: what a publisher pins.
+    pub fn sealing_fingerprint(&self) -> Result<String, WorkerError> {
+        let keys = self.load_or_create_sealing_key()?;
+        Ok(chemxor_runtime::pki::sealing_fingerprint(keys.public()))
+    }
+
     pub(crate) fn load_or_create_sealing_key(&self) -> Result<SealingKeyPair, WorkerError> {
         let path = &self.sealing_key;
         let io = |source| WorkerError::KeyFile {

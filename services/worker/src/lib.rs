@@ -59,6 +59,8 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<RunningWorker, WorkerError> {
     let keys = config.load_or_create_sealing_key()?;
+    let fingerprint = chemxor_runtime::pki::sealing_fingerprint(keys.public());
+    tracing::info!(worker = %config.name, %fingerprint, "sealing key");
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(WorkerError::Listen)?;
