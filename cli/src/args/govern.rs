@@ -216,6 +216,9 @@ pub(crate) enum QuotaCommand {
         after_help = "Examples:\n  chemxor quota set esol --org uni-basel --queries-per-day 1000 --lifetime-queries 20000\n  chemxor quota set esol --org '*' --queries-per-day none"
     )]
     Set(QuotaSetArgs),
+    /// Take every limit of an organisation's own away: those of '*' hold for it again.
+    #[command(after_help = "Example:\n  chemxor quota unset esol --org uni-basel")]
+    Unset(QuotaUnsetArgs),
     /// Show limits and use of a model.
     #[command(after_help = "Example:\n  chemxor quota show esol")]
     Show(ModelNameArg),
@@ -239,13 +242,22 @@ impl std::str::FromStr for Limit {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct QuotaUnsetArgs {
+    /// Name of the model.
+    pub(crate) model: String,
+    /// The organisation; '*' is every one, in what its own limits do not name.
+    #[arg(long = "org", value_name = "NAME")]
+    pub(crate) organisation: String,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct QuotaSetArgs {
     /// Name of the model.
     pub(crate) model: String,
-    /// The organisation; '*' is every one without limits of its own.
+    /// The organisation; '*' is every one, in what its own limits do not name.
     #[arg(long = "org", value_name = "NAME")]
     pub(crate) organisation: String,
-    /// Queries a UTC day; `none` for no limit.
+    /// Queries a UTC day; `none`: what '*' says, and for '*' itself no limit. So for each of these.
     #[arg(long, value_name = "N")]
     pub(crate) queries_per_day: Option<Limit>,
     /// Sessions at the same time.

@@ -7,8 +7,8 @@ use time::macros::format_description;
 
 use crate::args::{
     AliasArgs, AliasCommand, AliasRollbackArgs, AliasSetArgs, DeprecateArgs, Format, Limit,
-    ModelCommand, ModelNameArg, ModelRefArg, QuotaCommand, QuotaSetArgs, VisibilityArgs,
-    VisibilityKind,
+    ModelCommand, ModelNameArg, ModelRefArg, QuotaCommand, QuotaSetArgs, QuotaUnsetArgs,
+    VisibilityArgs, VisibilityKind,
 };
 use crate::commands::govern::{ask, moment, moment_json, registry, rows};
 use crate::commands::verify::verified;
@@ -270,6 +270,7 @@ async fn rollback(home: &Home, format: Format, args: &AliasRollbackArgs) -> Resu
 pub(crate) async fn quotas(home: &Home, format: Format, command: &QuotaCommand) -> Result<()> {
     match command {
         QuotaCommand::Set(args) => set_quota(home, format, args).await,
+        QuotaCommand::Unset(args) => unset_quota(home, format, args).await,
         QuotaCommand::Show(args) => show_quotas(home, format, args).await,
     }
 }
@@ -330,6 +331,22 @@ async fn set_quota(home: &Home, format: Format, args: &QuotaSetArgs) -> Result<(
     })
 }
 
+async fn unset_quota(home: &Home, format: Format, args: &QuotaUnsetArgs) -> Result<()> {
+    let made = registry(home, &OWNERS[..2])
+        .await?
+        .set_quota(v1::Quota {
+            model: args.model.clone(),
+            organisation: args.organisation.clone(),
+            ..Default::default()
+        })
+        .await?;
+    let value = quota(&made);
+    output::print(format, &value, || match args.organisation.as_str() {
+        "*" => say!("{} has no limits for everyone now", args.model),
+        name => say!("{name} has no limits of its own for {} now", args.model),
+    })
+}
+
 async fn show_quotas(home: &Home, format: Format, args: &ModelNameArg) -> Result<()> {
     let registry = registry(home, &OWNERS[..2]).await?;
     let model = args.model.clone();
@@ -350,7 +367,7 @@ async fn show_quotas(home: &Home, format: Format, args: &ModelNameArg) -> Result
         .collect();
     let value = json!({ "model": args.model, "quotas": quotas, "usage": usage });
     output::print(format, &value, || {
-        say!("limits (empty: none)");
+        say!("limits (empty: those of *, and for * none)");
         rows(&LIMITS, &quotas);
         say!("\nused");
         let columns = [

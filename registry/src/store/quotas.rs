@@ -1,4 +1,7 @@
 //! Limits on a model and what was used of them. Counting is in `reservations.rs`.
+//!
+//! Invariant: a limit that the own row of an organisation does not name is that of the row `*`, one
+//! by one; naming one limit lifts no other. [`Tx::quota`] is the only place that decides it.
 
 use chemxor_core::{Action, ModelName, ModelRef};
 use sqlx::Row;
@@ -8,10 +11,10 @@ use crate::RegistryError;
 use crate::store::audit::Event;
 use crate::store::{Caller, Store, Tx};
 
-/// Limits on a model; none is unlimited.
+/// Limits on a model; none is what `*` says, and for `*` itself unlimited.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Quota {
-    /// For whom; `*` is every organisation without limits of its own.
+    /// For whom; `*` is every organisation, in what its own limits do not name.
     pub organisation: String,
     /// Queries a UTC day.
     pub queries_per_day: Option<u64>,
@@ -67,19 +70,23 @@ impl Tx {
         model: &str,
         organisation: &str,
     ) -> Result<(Quota, i64), RegistryError> {
-        let rows = sqlx::query(
-            "select * from quotas where model = $1 and organisation in ($2, '*')
-             order by organisation = '*'",
+        let row = sqlx::query(
+            "select $2 as organisation,
+                coalesce(o.queries_per_day, a.queries_per_day) as queries_per_day,
+                coalesce(o.concurrent_sessions, a.concurrent_sessions) as concurrent_sessions,
+                coalesce(o.bytes_per_day, a.bytes_per_day) as bytes_per_day,
+                coalesce(o.compute_ms_per_day, a.compute_ms_per_day) as compute_ms_per_day,
+                coalesce(o.lifetime_queries, a.lifetime_queries) as lifetime_queries,
+                coalesce(greatest(o.revision, a.revision), 0) as revision
+             from (select 1) as one
+             left join quotas o on o.model = $1 and o.organisation = $2
+             left join quotas a on a.model = $1 and a.organisation = '*'",
         )
         .bind(model)
         .bind(organisation)
-        .fetch_all(self.connection())
+        .fetch_one(self.connection())
         .await?;
-        let quota = rows.first().map_or(Ok(Quota::default()), read_quota)?;
-        // a row of the organisation's own that is new has a higher number than the one it replaces
-        let revisions = rows.iter().map(|row| row.try_get::<i64, _>("revision"));
-        let revision = revisions.collect::<Result<Vec<_>, _>>()?;
-        Ok((quota, revision.into_iter().max().unwrap_or_default()))
+        Ok((read_quota(&row)?, row.try_get("revision")?))
     }
 }
 
@@ -101,7 +108,8 @@ impl Store {
         Ok(row.try_get("revision")?)
     }
 
-    /// Sets the limits of an organisation on a model; they hold from the next query on.
+    /// Sets the limits of an organisation on a model; they hold from the next query on. Without any
+    /// it has no limits of its own again. The row stays for its revision, which never goes back.
     pub async fn set_quota(
         &self,
         caller: &Caller,
@@ -159,10 +167,14 @@ impl Store {
         let mut tx = self.begin("list quotas").await?;
         tx.require_model(caller, Action::ManageQuotas, model)
             .await?;
-        let quotas = sqlx::query("select * from quotas where model = $1 order by organisation")
-            .bind(model.as_str())
-            .fetch_all(tx.connection())
-            .await?;
+        let quotas = sqlx::query(
+            "select * from quotas where model = $1 and num_nonnulls(queries_per_day,
+                concurrent_sessions, bytes_per_day, compute_ms_per_day, lifetime_queries) > 0
+             order by organisation",
+        )
+        .bind(model.as_str())
+        .fetch_all(tx.connection())
+        .await?;
         let usage = sqlx::query(
             "select l.organisation, l.queries as lifetime, coalesce(d.queries, 0) as queries,
                 coalesce(d.bytes, 0) as bytes, coalesce(d.compute_ms, 0) as compute_ms
@@ -198,8 +210,7 @@ impl Store {
         let version = self.find_version(caller, model).await?;
         let (model, organisation) = (&version.name, &caller.organisation);
         let mut tx = self.begin("allowance").await?;
-        let (mut quota, _) = tx.quota(model, organisation).await?;
-        quota.organisation.clone_from(organisation);
+        let (quota, _) = tx.quota(model, organisation).await?;
         let row = sqlx::query(
             "select coalesce(sum(queries) filter (where day = '1970-01-01'), 0)::bigint as lifetime,
                 coalesce(sum(queries) filter (where day > '1970-01-01'), 0)::bigint as queries,

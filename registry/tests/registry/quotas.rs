@@ -363,9 +363,105 @@ async fn an_organisation_sees_its_own_allowance_only() {
     let asked = crate::platform::signed(&stranger.secret, request());
     let allowance = governance.get_allowance(asked).await.unwrap().into_inner();
     let limits = allowance.limits.unwrap();
+    // one limit of its own lifts none of the others
     assert_eq!(
-        (limits.queries_per_day, limits.bytes_per_day),
-        (None, Some(9))
+        (
+            limits.queries_per_day,
+            limits.lifetime_queries,
+            limits.bytes_per_day
+        ),
+        (Some(50), Some(70), Some(9))
     );
     assert_eq!(allowance.used.unwrap().lifetime_queries, 0);
+}
+
+/// The attack: any limit of the organisation's own, and the extraction budget of everyone is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_its_own_replaces_that_limit_only_until_it_is_unset() {
+    let everyone = Quota {
+        lifetime_queries: Some(10),
+        ..Quota::default()
+    };
+    let (platform, version) = with_quota(everyone).await;
+    let (adam, esol) = (platform.caller("adam"), "esol".parse().unwrap());
+    let quinn = platform.caller("quinn");
+    let model: ModelRef = "esol".parse().unwrap();
+    let own = |lifetime_queries, bytes_per_day| Quota {
+        organisation: "default".to_owned(),
+        lifetime_queries,
+        bytes_per_day,
+        ..Quota::default()
+    };
+    let refused = Err(ErrorId::BudgetExhausted);
+    let mut revision = 0;
+    for (limits, budget) in [
+        (own(None, Some(1_000)), 10),
+        (own(Some(20), None), 20),
+        (own(Some(5), None), 5),
+        (own(None, None), 10),
+    ] {
+        let store = platform.store();
+        store.set_quota(&adam, &esol, &limits).await.unwrap();
+        let (seen, _) = store.allowance(&quinn, &model).await.unwrap();
+        assert_eq!(seen.lifetime_queries, Some(budget), "{limits:?}");
+        let over = (budget + 1, budget + 1);
+        let reserved = resize(&platform, version, Uuid::now_v7(), 0, over).await;
+        assert_eq!(reserved, refused, "{limits:?}");
+        let id = Uuid::now_v7();
+        let reserved = resize(&platform, version, id, 0, (budget, budget)).await;
+        let reserved = reserved.unwrap();
+        assert_eq!(reserved.queries, budget);
+        assert!(reserved.revision > revision, "gateways notice the change");
+        revision = reserved.revision;
+        platform.store().settle_queries(id, 0, 0, 0).await.unwrap();
+    }
+    let (listed, _) = platform.store().list_quotas(&adam, &esol).await.unwrap();
+    let names: Vec<&str> = listed.iter().map(|row| row.organisation.as_str()).collect();
+    assert_eq!(names, ["*"], "what names no limit is none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spent_bytes_and_computing_time_refuse_until_midnight() {
+    let bytes = Quota {
+        bytes_per_day: Some(100),
+        ..Quota::default()
+    };
+    let compute = Quota {
+        compute_ms_per_day: Some(100),
+        ..Quota::default()
+    };
+    for limits in [bytes, compute] {
+        let (platform, version) = with_quota(limits.clone()).await;
+        let mut metering = platform.metering(&Subject::Gateway).await;
+        for (spent, passes) in [(0, true), (99, true), (1, false)] {
+            let settled = Uuid::now_v7();
+            let store = platform.store();
+            if spent > 0 {
+                let token = platform.token("quinn").id;
+                let order = ReservationOrder::new(settled, version, token, 1);
+                store.reserve_queries(&order).await.unwrap();
+                store
+                    .settle_queries(settled, 1, spent, spent)
+                    .await
+                    .unwrap();
+            }
+            let request = v1::ReserveQueriesRequest {
+                reservation_id: Uuid::now_v7().as_bytes().to_vec().into(),
+                version: version.to_string(),
+                token_id: platform.token("quinn").id.to_string(),
+                queries: 1,
+                ..Default::default()
+            };
+            match metering.reserve_queries(request).await {
+                Ok(_) => assert!(passes, "{limits:?} {spent}"),
+                Err(refused) => {
+                    assert!(!passes, "{limits:?} {spent} {refused:?}");
+                    assert_eq!(id(&refused), ErrorId::QuotaExhausted);
+                    let after = refused.metadata().get("retry-after").unwrap();
+                    let seconds: u64 = after.to_str().unwrap().parse().unwrap();
+                    assert!((1..=86_400).contains(&seconds), "{seconds}");
+                }
+            }
+        }
+    }
 }
