@@ -1,7 +1,7 @@
 //! Versions of models: lookup by reference, lists, who sees what.
 
 use chemxor_core::{Action, ErrorId, ModelName, ModelRef, Reach, Selector, State, VersionId};
-use chemxor_proto::v1;
+use chemxor_proto::{MAX_MANIFEST_BYTES, v1};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
@@ -261,7 +261,8 @@ impl Store {
     }
 
     /// Versions that the caller sees, newest first; `before` is where the previous page ended. Of the
-    /// own organisation those who review see what waits, others what is served, and their own.
+    /// own organisation those who review see what waits, others what is served, and their own. The
+    /// row that exceeds [`MAX_MANIFEST_BYTES`] with those before it is the last: no more is read.
     pub async fn list_versions(
         &self,
         caller: &Caller,
@@ -277,14 +278,20 @@ impl Store {
             "select ",
             columns!(),
             " from versions v join models m on m.name = v.name
-             where ($2 or ",
+             join (select digest, bytes, sum(bytes) over (order by created_at desc, digest desc) as upto
+                   from (select v.digest, v.created_at, octet_length(v.manifest) as bytes
+                        from versions v join models m on m.name = v.name
+                        where ($2 or ",
             visible!(),
             ")
-               and ($3::timestamptz is null or (v.created_at, v.digest) < ($3, $4))
-               and ($2 or v.state in ('approved', 'deprecated')
-                    or (m.organisation = $1 and ($5 or v.publisher = $6)))
-               and ($7::text[] is null or v.name = any($7))
-             order by v.created_at desc, v.digest desc limit $8"
+                        and ($3::timestamptz is null or (v.created_at, v.digest) < ($3, $4))
+                        and ($2 or v.state in ('approved', 'deprecated')
+                             or (m.organisation = $1 and ($5 or v.publisher = $6)))
+                        and ($7::text[] is null or v.name = any($7))
+                        order by v.created_at desc, v.digest desc limit $8) as page
+                  ) as page on page.digest = v.digest
+             where page.upto - page.bytes <= $9
+             order by v.created_at desc, v.digest desc"
         ))
         .bind(&caller.organisation)
         .bind(far)
@@ -294,6 +301,7 @@ impl Store {
         .bind(&caller.subject)
         .bind(&caller.models)
         .bind(i64::from(limit))
+        .bind(MAX_MANIFEST_BYTES as i64)
         // planned for these values: the page's end and the limit decide how
         .persistent(false)
         .fetch_all(self.pool())

@@ -122,3 +122,41 @@ async fn pages_give_each_version_once_newest_first() {
         assert_eq!(id(&answer.unwrap_err()), ErrorId::ArgumentInvalid);
     }
 }
+
+/// The attack: 200 manifests of a MiB each, read for every page of a list.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_reads_no_more_manifests_than_it_sends() {
+    let platform = Platform::start().await;
+    for statement in [
+        "insert into models (name, publisher, organisation) values ('big', 'paul', 'default')",
+        "insert into versions (digest, name, manifest, signature, publisher_key, publisher, created_at)
+         select sha256(n::text::bytea), 'big', convert_to(repeat('x', 400000), 'UTF8'),
+            decode(repeat('00', 64), 'hex'), decode(repeat('00', 32), 'hex'), 'paul',
+            now() - n * interval '1 minute'
+         from generate_series(1, 9) n",
+    ] {
+        platform.database.execute(statement).await.unwrap();
+    }
+    let (store, paul) = (platform.store(), platform.caller("paul"));
+    // two fit a MiB; the third says that there are more
+    let read = store.list_versions(&paul, None, 200).await.unwrap();
+    assert_eq!(read.len(), 3);
+    let few = store.list_versions(&paul, None, 2).await.unwrap();
+    assert_eq!(few.len(), 2);
+    let mut request = v1::ListModelsRequest::default();
+    let mut seen = Vec::new();
+    loop {
+        let page = platform.by("paul", request.clone());
+        let page = platform.catalogue().list_models(page).await.unwrap();
+        let page = page.into_inner();
+        seen.extend(page.models.into_iter().map(|model| model.version));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(seen.len(), 9, "every one is on some page");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 9, "once");
+}
