@@ -127,6 +127,19 @@ impl Action {
         Self::ServePartitions,
         Self::RouteSessions,
     ];
+
+    /// Whether it is about models, so that a token narrowed to some of them may do it for those. The
+    /// rest is about a whole organisation or the platform.
+    pub fn is_of_models(self) -> bool {
+        !matches!(
+            self,
+            Self::ManageTokens
+                | Self::ManageMembers
+                | Self::ManageOrganisations
+                | Self::ManageCertificates
+                | Self::ReadAudit
+        )
+    }
 }
 
 /// The table. What is not here is denied.
@@ -269,6 +282,20 @@ mod tests {
                 !Action::ALL.into_iter().all(|action| allowed(role, action)),
                 "{role}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_about_people_or_the_platform_is_not_about_models() {
+        for action in [
+            Action::ManageTokens,
+            Action::ManageMembers,
+            Action::ReadAudit,
+        ] {
+            assert!(!action.is_of_models(), "{action:?}");
+        }
+        for action in [Action::Query, Action::Publish, Action::ManageQuotas] {
+            assert!(action.is_of_models(), "{action:?}");
         }
     }
 

@@ -150,12 +150,12 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<RunningRegistry, RegistryError> {
     let beside = || config.tls.key.with_file_name("registry-signing.key");
-    let signer = signer::load_or_create(&config.signing_key.clone().unwrap_or_else(beside))?;
+    let signing_key = config.signing_key.clone().unwrap_or_else(beside);
+    let store = Store::connect(&config.database_url).await?;
+    let signer = signer::load_or_create(&signing_key, &store).await?;
     let public_key = data_encoding::HEXLOWER.encode(signer.verifying_key().as_bytes());
     tracing::info!(%public_key, "signing key of the registry");
-    let store = Store::connect(&config.database_url)
-        .await?
-        .with_signer(signer);
+    let store = store.with_signer(signer);
     store.checkpoint_audit().await?;
     let listener = TcpListener::bind(config.listen)
         .await

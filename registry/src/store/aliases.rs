@@ -39,6 +39,23 @@ fn wrong_state(message: impl Into<String>) -> RegistryError {
 }
 
 impl Tx {
+    /// The last move of an alias. Former releases kept moves to the same place: they are none.
+    async fn last_change(
+        &mut self,
+        model: &ModelName,
+        alias: &AliasName,
+    ) -> Result<Option<AliasChange>, RegistryError> {
+        let row = sqlx::query(
+            "select * from alias_history where model = $1 and alias = $2
+             and from_version is distinct from to_version order by id desc limit 1",
+        )
+        .bind(model.as_str())
+        .bind(alias.as_str())
+        .fetch_optional(self.connection())
+        .await?;
+        row.as_ref().map(read).transpose()
+    }
+
     async fn move_alias(
         &mut self,
         caller: &Caller,
@@ -57,6 +74,11 @@ impl Tx {
         if servable.is_none() {
             let message = format!("{model}@{to} is not approved; an alias names what is served");
             return Err(wrong_state(message));
+        }
+        // said again, nothing moves: a rollback goes to where the alias pointed before
+        let last = self.last_change(model, alias).await?;
+        if let Some(last) = last.filter(|last| last.to == *to) {
+            return Ok(last);
         }
         let actor = caller.actor();
         // the model's row is locked: nobody moves this alias at the same time
@@ -96,7 +118,8 @@ impl Tx {
 }
 
 impl Store {
-    /// Points an alias to a version that is served.
+    /// Points an alias to a version that is served. Where it points there already nothing changes:
+    /// the answer is its last move.
     pub async fn set_alias(
         &self,
         caller: &Caller,
@@ -122,14 +145,7 @@ impl Store {
         let mut tx = self.begin("roll back alias").await?;
         tx.require_model(caller, Action::ManageModels, model)
             .await?;
-        let last = sqlx::query(
-            "select * from alias_history where model = $1 and alias = $2 order by id desc limit 1",
-        )
-        .bind(model.as_str())
-        .bind(alias.as_str())
-        .fetch_optional(tx.connection())
-        .await?;
-        let last = last.as_ref().map(read).transpose()?;
+        let last = tx.last_change(model, alias).await?;
         let from = last
             .and_then(|change| change.from)
             .ok_or_else(|| wrong_state(format!("{model}@{alias} never pointed anywhere else")))?;

@@ -146,6 +146,20 @@ impl Store {
         }
     }
 
+    /// The key of the newest signature that the database holds.
+    pub(crate) async fn newest_signer(&self) -> Result<Option<[u8; 32]>, RegistryError> {
+        let row = sqlx::query(
+            "select coalesce(
+                (select key from audit_checkpoints order by number desc limit 1),
+                (select registry_key from versions where registry_key is not null
+                 order by approved_at desc limit 1)) as key",
+        )
+        .fetch_one(self.pool())
+        .await?;
+        let key: Option<Vec<u8>> = row.try_get("key")?;
+        key.map(|key| crate::store::digest(&key)).transpose()
+    }
+
     /// Writes a checkpoint over everything so far. Gives whether the log could be signed.
     pub async fn checkpoint_audit(&self) -> Result<bool, RegistryError> {
         let mut tx = self.begin("checkpoint audit").await?;

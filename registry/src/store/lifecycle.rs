@@ -101,13 +101,8 @@ impl Store {
             }
             tx.require_all_blobs(version).await?;
         }
-        if event == Transition::Approve && row.publisher == actor {
-            return Err(RegistryError::refused(
-                ErrorId::SelfApproval,
-                "the publisher may not approve the version",
-            ));
-        }
         if event == Transition::Approve {
+            tx.require_second_person(caller, &row).await?;
             tx.require_conformance(version).await?;
         }
         let approver = (event == Transition::Approve).then_some(actor);
@@ -124,6 +119,7 @@ impl Store {
         sqlx::query(
             "update versions set state = $2, approved_by = coalesce($3, approved_by),
              approved_at = case when $3::text is null then approved_at else now() end,
+             approver_organisation = case when $3::text is null then approver_organisation else $7 end,
              registry_key = $4, counter_signature = $5, sunset_at = $6
              where digest = $1",
         )
@@ -133,6 +129,7 @@ impl Store {
         .bind(approval.as_ref().map(|(key, _)| key))
         .bind(approval.as_ref().map(|(_, signature)| signature))
         .bind(sunset_at)
+        .bind(&caller.organisation)
         .execute(tx.connection())
         .await?;
         let action = match event {
@@ -160,6 +157,37 @@ impl Store {
 }
 
 impl Tx {
+    /// Refuses the approval by the publisher, whose model's organisation is always the own, and the
+    /// one with a token that the publisher made for another name, or that comes from such a token.
+    async fn require_second_person(
+        &mut self,
+        caller: &Caller,
+        version: &VersionRow,
+    ) -> Result<(), RegistryError> {
+        let refuse = |message: &str| Err(RegistryError::refused(ErrorId::SelfApproval, message));
+        let (organisation, publisher) = (&version.organisation, &version.publisher);
+        if *organisation == caller.organisation && *publisher == caller.subject {
+            return refuse("the publisher may not approve the version");
+        }
+        let made = sqlx::query(
+            "with recursive line as (
+                select id, created_by, created_with from tokens where id = $1
+                union select t.id, t.created_by, t.created_with
+                from tokens t join line on t.id = line.created_with)
+             select 1 from line where created_by = $2 limit 1",
+        )
+        .bind(caller.id)
+        .bind(format!("{organisation}/{publisher}"))
+        .fetch_optional(self.connection())
+        .await?;
+        if made.is_some() {
+            return refuse(
+                "the publisher made the token that approves; somebody else approves the version",
+            );
+        }
+        Ok(())
+    }
+
     /// The name is the publisher's, or nobody's yet.
     async fn claim_name(&mut self, name: &str, caller: &Caller) -> Result<(), RegistryError> {
         sqlx::query(

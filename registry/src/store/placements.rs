@@ -9,11 +9,11 @@ use crate::RegistryError;
 use crate::publication::Change;
 use crate::store::audit::Event;
 use crate::store::versions::unknown_version;
-use crate::store::{Caller, Store, Tx};
+use crate::store::{Caller, Store, Tx, VersionRow};
 
 impl Store {
-    /// Authorises workers for a version of the caller's organisation and withdraws others; gives all
-    /// placements afterwards.
+    /// Authorises workers for a version that the caller published and withdraws others; gives all
+    /// placements afterwards. When its publisher has left, the organisation's other publishers go on.
     pub async fn authorize_workers(
         &self,
         caller: &Caller,
@@ -26,6 +26,7 @@ impl Store {
         let row = row
             .filter(|row| row.organisation == caller.organisation && caller.covers(&row.name))
             .ok_or_else(unknown_version)?;
+        tx.require_publisher_or_successor(caller, &row).await?;
         if !matches!(
             row.state,
             State::Submitted | State::Approved | State::Deprecated
@@ -80,6 +81,30 @@ impl Store {
 }
 
 impl Tx {
+    /// A colleague has no say over what somebody else published, until that membership has ended.
+    async fn require_publisher_or_successor(
+        &mut self,
+        caller: &Caller,
+        version: &VersionRow,
+    ) -> Result<(), RegistryError> {
+        if version.publisher == caller.subject {
+            return Ok(());
+        }
+        sqlx::query(
+            "select 1 from members
+             where organisation = $1 and subject = $2 and removed_at is not null",
+        )
+        .bind(&version.organisation)
+        .bind(&version.publisher)
+        .fetch_optional(self.connection())
+        .await?
+        .map(drop)
+        .ok_or_else(|| {
+            let message = "only its publisher may change the workers of a version";
+            RegistryError::refused(ErrorId::RoleMissing, message)
+        })
+    }
+
     pub(crate) async fn add_placements(
         &mut self,
         version: &VersionId,

@@ -67,8 +67,12 @@ impl Caller {
         self.roles.contains(Role::Reviewer) || self.roles.contains(Role::OrgAdmin)
     }
 
-    /// Refuses what the roles do not allow at all.
+    /// Refuses what the roles do not allow at all, and to a token narrowed to models what is not
+    /// about models. Such a token may still make tokens as narrow: see [`Store::order_token`].
     pub(crate) fn require(&self, action: Action) -> Result<Reach, RegistryError> {
+        if action != Action::ManageTokens && !action.is_of_models() {
+            self.require_wide()?;
+        }
         match self.roles.reach(action) {
             Reach::Nothing => Err(RegistryError::refused(
                 ErrorId::RoleMissing,
@@ -76,6 +80,16 @@ impl Caller {
             )),
             reach => Ok(reach),
         }
+    }
+
+    /// Refuses a token that is narrowed to models.
+    fn require_wide(&self) -> Result<(), RegistryError> {
+        if self.models.is_none() {
+            return Ok(());
+        }
+        let message =
+            "a token that is narrowed to models does not allow this call: use another one";
+        Err(RegistryError::refused(ErrorId::RoleMissing, message))
     }
 
     /// Refuses what the roles do not allow in this organisation.
@@ -182,7 +196,7 @@ impl Store {
             lifetime,
         };
         let tx = self.begin("create token").await?;
-        self.make_token(tx, actor, &order).await
+        self.make_token(tx, actor, None, &order).await
     }
 
     /// Makes a token on behalf of an administrator. It gives an absent person membership; one who is
@@ -211,13 +225,15 @@ impl Store {
             );
             return Err(RegistryError::refused(ErrorId::ArgumentInvalid, message));
         }
-        self.make_token(tx, &caller.actor(), order).await
+        let with = (!caller.id.is_nil()).then_some(caller.id);
+        self.make_token(tx, &caller.actor(), with, order).await
     }
 
     async fn make_token(
         &self,
         mut tx: Tx,
         actor: &str,
+        with: Option<Uuid>,
         order: &TokenOrder<'_>,
     ) -> Result<NewToken, RegistryError> {
         let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
@@ -247,8 +263,9 @@ impl Store {
             .await?;
         // by the database's clock, as it is checked: this machine's may be wrong
         let row = sqlx::query(
-            "insert into tokens (id, subject, roles, digest, expires_at, organisation, models)
-             values ($1, $2, $3, $4, now() + make_interval(secs => $5), $6, $7)
+            "insert into tokens (id, subject, roles, digest, expires_at, organisation, models,
+                created_by, created_with)
+             values ($1, $2, $3, $4, now() + make_interval(secs => $5), $6, $7, $8, $9)
              returning expires_at",
         )
         .bind(id)
@@ -258,6 +275,8 @@ impl Store {
         .bind(order.lifetime.as_secs_f64())
         .bind(order.organisation)
         .bind((!order.models.is_empty()).then_some(order.models))
+        .bind(actor)
+        .bind(with)
         .fetch_one(tx.connection())
         .await?;
         let expires_at = row.try_get("expires_at")?;
@@ -285,6 +304,7 @@ impl Store {
         organisation: &str,
     ) -> Result<Vec<TokenRow>, RegistryError> {
         caller.require_in(Action::ManageTokens, organisation)?;
+        caller.require_wide()?;
         let mut tx = self.begin("list tokens").await?;
         tx.require_organisation(organisation).await?;
         let rows = sqlx::query(
@@ -359,6 +379,7 @@ impl Store {
     /// Revokes a token; doing it again changes nothing.
     pub async fn revoke_token(&self, caller: &Caller, id: Uuid) -> Result<(), RegistryError> {
         let reach = caller.require(Action::ManageTokens)?;
+        caller.require_wide()?;
         let mut tx = self.begin("revoke token").await?;
         let holder = sqlx::query(
             "select organisation, subject from tokens where id = $1 and ($2 or organisation = $3)",

@@ -61,7 +61,7 @@ async fn nothing_of_a_submitted_version_changes_but_its_state() {
         ),
         (
             "update versions set state = 'approved', approved_at = now(), approved_by = 'paul' where digest = {}",
-            "check constraint",
+            "not approved by its publisher",
         ),
         (
             "update versions set state = 'revoked', approved_by = 'rita' where digest = {}",
@@ -145,6 +145,16 @@ async fn nothing_of_a_submitted_version_changes_but_its_state() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_and_the_audit_log_do_not_change() {
     let (platform, _) = with_versions().await;
+    // a row of each, for the triggers to refuse
+    for row in [
+        "insert into organisations (name) values ('acme')",
+        "insert into certificates (id, subject, state, request)
+         values (gen_random_uuid(), 'chemxor://worker/w', 'waiting', 'x')",
+        "insert into denied_certificates (subject, reason) values ('chemxor://worker/w', '')",
+        "insert into usage (model, organisation, day) values ('esol', 'default', '1970-01-01')",
+    ] {
+        platform.database.execute(row).await.unwrap();
+    }
     for (statement, reason) in [
         (
             "update tokens set expires_at = expires_at + interval '1 day'",
@@ -167,9 +177,32 @@ async fn tokens_and_the_audit_log_do_not_change() {
         ("truncate blob_pieces", "never emptied"),
         ("truncate sealed_keys", "never emptied"),
         ("truncate placements", "never emptied"),
+        ("truncate usage", "never emptied"),
+        ("update tokens set created_by = 'eve'", "immutable"),
+        ("delete from tokens", "never deleted"),
+        ("delete from models", "never deleted"),
+        ("delete from certificates", "never deleted"),
+        ("delete from denied_certificates", "append only"),
+        ("update denied_certificates set serial = '1'", "append only"),
+        ("delete from usage", "never deleted"),
+        (
+            "update workers set sealing_key = sha256(sealing_key)",
+            "immutable",
+        ),
+        ("update models set organisation = 'acme'", "immutable"),
+        ("update models set name = 'other'", "immutable"),
     ] {
         let error = platform.database.execute(statement).await.unwrap_err();
         assert!(error.contains(reason), "{statement}: {error}");
+    }
+    // what may change still does
+    for statement in [
+        "update workers set endpoint = 'localhost:2', last_seen = now()",
+        "update models set visibility = 'everyone'",
+        "update usage set queries = queries + 1",
+    ] {
+        let done = platform.database.execute(statement).await;
+        assert!(done.is_ok(), "{statement}: {done:?}");
     }
     let revoke = "update tokens set revoked_at = now() where subject = 'quinn'";
     assert_eq!(platform.database.execute(revoke).await, Ok(1));

@@ -1,6 +1,6 @@
 //! Rights that are handed on: nobody gives, takes or revokes beyond the own reach.
 
-use chemxor_core::{ErrorId, Role, RoleSet};
+use chemxor_core::{ErrorId, Event, Role, RoleSet, VersionId};
 use chemxor_proto::v1;
 use chemxor_registry::RegistryError;
 use chemxor_registry::store::{Caller, Store, TokenOrder};
@@ -169,4 +169,148 @@ async fn who_looks_at_anothers_allowance_is_on_record() {
         // the trigger refuses the first row there is
         assert_eq!(touched.is_err(), expected == 1, "{who}: {touched:?}");
     }
+}
+
+/// The attack: the token for one model revokes others, makes members or reads the audit log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_narrowed_to_models_does_nothing_that_is_not_about_models() {
+    let platform = Platform::start().await;
+    let (store, adam) = (platform.store(), platform.caller("adam"));
+    let esol = ["esol".to_owned()];
+    let querier = RoleSet::new([Role::Querier]);
+    for (models, expected) in [(&esol[..], Some(ErrorId::RoleMissing)), (&[][..], None)] {
+        let admin = order(store, &adam, "alma", Role::Admin, models)
+            .await
+            .unwrap();
+        let token = platform.token_in("acme", "lea", &[Role::Querier]).await.id;
+        let outcomes = [
+            (
+                "list tokens",
+                refusal(store.list_tokens(&admin, "acme").await),
+            ),
+            ("revoke", refusal(store.revoke_token(&admin, token).await)),
+            (
+                "set member",
+                refusal(
+                    store
+                        .set_member(&admin, "acme", "max", "person", &querier)
+                        .await,
+                ),
+            ),
+            ("members", refusal(store.list_members(&admin, "acme").await)),
+            (
+                "remove member",
+                refusal(store.remove_member(&admin, "acme", "lea").await),
+            ),
+            (
+                "organisation",
+                refusal(store.set_organisation(&admin, "new", false).await),
+            ),
+            (
+                "consortium",
+                refusal(store.set_consortium(&admin, "all", &[]).await),
+            ),
+            (
+                "deny",
+                refusal(
+                    store
+                        .deny_certificate(&admin, "chemxor://client/x", "", "")
+                        .await,
+                ),
+            ),
+            ("export", refusal(store.begin_export(&admin).await)),
+        ];
+        for (what, outcome) in outcomes {
+            assert_eq!(outcome, expected, "{what} {models:?}");
+        }
+    }
+}
+
+/// Approves as the holder of a token.
+async fn approve(store: &Store, by: &Caller, version: &VersionId) -> Option<ErrorId> {
+    refusal(
+        store
+            .transition(by, version, Event::Approve, "", None)
+            .await,
+    )
+}
+
+/// The attack: who publishes and administers makes a token for a reviewer who does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_approves_the_own_version_with_a_token_made_for_another_name() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let (store, adam) = (platform.store(), platform.caller("adam"));
+    let both = RoleSet::new([Role::Publisher, Role::OrgAdmin]);
+    let member = store.set_member(&adam, "default", "paul", "person", &both);
+    member.await.unwrap();
+    let paul = order(store, &adam, "paul", Role::OrgAdmin, &[])
+        .await
+        .unwrap();
+    let model = Model::new("esol", 1);
+    platform.submit("paul", &model).await;
+    let version = model.version().parse().unwrap();
+    let invented = order(store, &paul, "ines", Role::Reviewer, &[])
+        .await
+        .unwrap();
+    // nor over a second administrator, nor in the name of a reviewer there is
+    let second = order(store, &paul, "otto", Role::OrgAdmin, &[])
+        .await
+        .unwrap();
+    let farther = order(store, &second, "igor", Role::Reviewer, &[])
+        .await
+        .unwrap();
+    let borrowed = order(store, &paul, "rita", Role::Reviewer, &[])
+        .await
+        .unwrap();
+    for by in [&invented, &farther, &borrowed] {
+        let refused = approve(store, by, &version).await;
+        assert_eq!(refused, Some(ErrorId::SelfApproval), "{}", by.subject);
+    }
+    let rita = order(store, &adam, "rita", Role::Reviewer, &[])
+        .await
+        .unwrap();
+    assert_eq!(approve(store, &rita, &version).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publisher_is_a_subject_of_one_organisation() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let store = platform.store();
+    let model = Model::new("esol", 1);
+    platform.submit("paul", &model).await;
+    let version = model.version().parse().unwrap();
+    let admin = RoleSet::new([Role::Admin]);
+    let own = Caller::new("default", "paul", admin.clone());
+    let refused = approve(store, &own, &version).await;
+    assert_eq!(refused, Some(ErrorId::SelfApproval));
+    // the platform's administrator who is called the same elsewhere is somebody else
+    platform.token_in("acme", "paul", &[Role::Admin]).await;
+    let other = Caller::new("acme", "paul", admin);
+    assert_eq!(approve(store, &other, &version).await, None);
+}
+
+/// The attack: a colleague withdraws the workers of what somebody else published.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_its_publisher_changes_the_workers_of_a_version_until_they_leave() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let (store, adam) = (platform.store(), platform.caller("adam"));
+    let model = Model::new("esol", 1);
+    platform.submit("paul", &model).await;
+    let version = model.version().parse().unwrap();
+    let nothing = v1::AuthorizeWorkersRequest {
+        version: model.version(),
+        withdrawn: vec!["worker-9".to_owned()],
+        ..Default::default()
+    };
+    let (paul, pia) = (platform.caller("paul"), platform.caller("pia"));
+    let change = |by| store.authorize_workers(by, &version, &nothing);
+    let own = change(&paul).await;
+    let refused = change(&pia).await;
+    assert_eq!(refusal(refused), Some(ErrorId::RoleMissing));
+    store.remove_member(&adam, "default", "paul").await.unwrap();
+    let next = change(&pia).await;
+    assert_eq!(refusal(next), refusal(own));
 }

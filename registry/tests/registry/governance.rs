@@ -3,8 +3,10 @@
 use chemxor_core::{ChainError, ErrorId, Event, Role, RoleSet, verify_approval, verify_export};
 use chemxor_proto::v1;
 use chemxor_registry::store::TokenOrder;
+use chemxor_registry::{RegistryConfig, start};
 use chemxor_runtime::pki::Subject;
 use time::{Duration, OffsetDateTime};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Direct};
 use crate::model::{Model, reference};
@@ -87,6 +89,33 @@ async fn an_alias_moves_tells_its_history_and_goes_back() {
     let change = "update alias_history set actor = 'eve'";
     let refused = platform.database.execute(change).await.unwrap_err();
     assert!(refused.contains("append only"), "{refused}");
+}
+
+/// The attack: an alias set twice to the broken version, and the rollback stays at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_set_again_to_the_same_version_has_not_moved() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let (one, two) = (approved(&platform, 1).await, approved(&platform, 2).await);
+    let (one, two) = (
+        one.version().parse().unwrap(),
+        two.version().parse().unwrap(),
+    );
+    let (paul, store) = (platform.caller("paul"), platform.store());
+    let (esol, stable) = ("esol".parse().unwrap(), "stable".parse().unwrap());
+    store.set_alias(&paul, &esol, &stable, &one).await.unwrap();
+    let moved = store.set_alias(&paul, &esol, &stable, &two).await.unwrap();
+    let pia = platform.caller("pia");
+    let again = store.set_alias(&pia, &esol, &stable, &two).await.unwrap();
+    assert_eq!(again, moved, "the answer is the last move, by whom it was");
+    let history = store.alias_history(&paul, &esol, &stable).await.unwrap();
+    assert_eq!(history.len(), 2);
+    // a move to the same place that a former release kept is none either
+    let kept = "insert into alias_history (model, alias, from_version, to_version, actor)
+        select model, alias, version, version, 'default/paul' from aliases";
+    platform.database.execute(kept).await.unwrap();
+    let back = store.rollback_alias(&paul, &esol, &stable).await.unwrap();
+    assert_eq!((back.from, back.to), (Some(two), one));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,4 +299,40 @@ async fn an_export_verifies_offline_and_names_who_read() {
     assert!(longer.starts_with(&text));
     let cut = longer.rsplit_once("{\"kind\":\"checkpoint\"").unwrap().0;
     assert!(matches!(verify_export(cut, &key), Err(ChainError::Open(_))));
+}
+
+/// The attack: the key file is lost, and from then on another key signs that nobody pinned.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_whose_signing_key_is_lost_does_not_start_with_another() {
+    let platform = Platform::start().await;
+    platform.store().checkpoint_audit().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("registry-signing.key");
+    let config = || RegistryConfig {
+        operations: Default::default(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        database_url: platform.database.url.clone(),
+        tls: platform.files(&Subject::Registry, "second"),
+        signing_key: Some(key.clone()),
+        orphan_hours: 168,
+        checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
+    };
+    let stop = CancellationToken::new();
+    for _ in 0..2 {
+        let refused = start(config(), stop.clone()).await.err().unwrap();
+        let refused = refused.to_string();
+        let pinned = data_encoding::HEXLOWER.encode(&platform.store().public_key().unwrap());
+        assert!(
+            refused.contains(&pinned) && refused.contains("restore the file"),
+            "{refused}"
+        );
+        assert!(!key.exists(), "the second start is refused as well");
+    }
+    // restored, it starts
+    let own = platform.authority_folder().join("registry-signing.key");
+    std::fs::copy(own, &key).unwrap();
+    let registry = start(config(), stop.clone()).await.unwrap();
+    assert_eq!(registry.store().public_key(), platform.store().public_key());
+    stop.cancel();
+    registry.wait().await.unwrap();
 }

@@ -152,11 +152,11 @@ async fn a_change_past_this_registry_is_heard_of_although_answers_are_remembered
     for change in [
         "update organisations set suspended_at = now()",
         "update organisations set suspended_at = null",
-        "insert into denied_certificates (subject, reason) values ('chemxor://client/lab', '')",
-        "delete from denied_certificates",
         "update members set removed_at = now() where subject = 'quinn'",
         "update members set removed_at = null where subject = 'quinn'",
+        // a denial stays, and is what is told from then on
         "update tokens set revoked_at = now() where subject = 'quinn'",
+        "insert into denied_certificates (subject, reason) values ('chemxor://client/lab', '')",
     ] {
         let before = check(&mut gateway, &session).await;
         platform.database.execute(change).await.unwrap();

@@ -75,12 +75,9 @@ async fn a_running_session_learns_that_its_token_was_revoked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_is_refused() {
     let platform = Platform::start().await;
-    let secret = token::generate().unwrap();
-    let digest = HEXLOWER.encode(&token::digest(&secret).unwrap());
-    let insert = |id: u8, ends: &str| {
+    let insert = |id: u8, digest: &str, ends: &str| {
         format!(
-            "delete from tokens where subject = 'late';
-             insert into members (organisation, subject, roles) values ('default', 'late', '{{querier}}')
+            "insert into members (organisation, subject, roles) values ('default', 'late', '{{querier}}')
              on conflict do nothing;
              insert into tokens (id, organisation, subject, roles, digest, expires_at)
              values ('00000000-0000-0000-0000-00000000000{id}', 'default', 'late', '{{querier}}', '\\x{digest}', now() {ends})"
@@ -90,9 +87,11 @@ async fn an_expired_token_is_refused() {
         (1, "+ interval '1 hour'", Ok(())),
         (2, "- interval '1 second'", Err(ErrorId::TokenRefused)),
     ] {
+        let secret = token::generate().unwrap();
+        let digest = HEXLOWER.encode(&token::digest(&secret).unwrap());
         platform
             .database
-            .execute(&insert(number, ends))
+            .execute(&insert(number, &digest, ends))
             .await
             .unwrap();
         assert_eq!(platform.lists_with(&secret).await, expected);
