@@ -3,13 +3,15 @@
 //! Static weights live in the Fourier domain, or as single shifts when they are few. Lookup
 //! weights stay integers, cut into tiles, because their tables are rotated afresh for each query
 //! and written straight into the input buffer of the FFT.
+//!
+//! Invariant: memory that held weights, tables or what follows from them is zero when it is freed;
+//! so such memory is allocated once at its final size, because growing leaves copies behind.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use chemxor_core::{StepKind, StepSpec};
 use num_complex::Complex64;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::fft::Negacyclic;
 use crate::layout::Layout;
@@ -70,27 +72,40 @@ impl std::fmt::Debug for PreparedStep {
 
 impl Drop for PreparedStep {
     fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+impl PreparedStep {
+    /// Overwrites everything that follows from the weights.
+    fn wipe(&mut self) {
         match &mut self.form {
             Prepared::Fourier(groups) => {
-                for (_, polynomial) in groups.iter_mut().flatten() {
+                for (block, polynomial) in groups.iter_mut().flatten() {
+                    *block = 0;
                     polynomial.fill(Complex64::default());
                 }
             }
-            Prepared::Shifts(groups) => {
-                for group in groups {
-                    group.fill(Shift {
-                        block: 0,
-                        at: 0,
-                        weight: 0,
-                    });
-                }
+            Prepared::Shifts(groups) => groups.iter_mut().for_each(|group| wipe_shifts(group)),
+            Prepared::Tiles(tiles) => {
+                tiles.weights.as_mut_slice().zeroize();
+                tiles.blocks.as_mut_slice().zeroize();
             }
-            Prepared::Tiles(tiles) => tiles.weights.zeroize(),
         }
-        self.biases.zeroize();
+        self.biases.as_mut_slice().zeroize();
+        self.weights.zeroize();
         // the compiler may not drop the writes above
         std::hint::black_box(&self.form);
     }
+}
+
+fn wipe_shifts(shifts: &mut [Shift]) {
+    shifts.fill(Shift {
+        block: 0,
+        at: 0,
+        weight: 0,
+    });
+    std::hint::black_box(shifts);
 }
 
 /// Rotated tables of one query, in the order in which weight polynomials hold them.
@@ -99,22 +114,57 @@ pub(super) struct RotatedTables {
     entries: Vec<i32>,
 }
 
+impl Drop for RotatedTables {
+    fn drop(&mut self) {
+        self.entries.zeroize();
+    }
+}
+
 /// A row with at most this many coefficients in a block is cheaper as shifts than as a product.
 const SHIFTS_PER_PRODUCT: usize = 4;
 
-/// Coefficients of a group's weight polynomials: `block -> coefficient -> weight`.
-type Sketch = BTreeMap<usize, BTreeMap<usize, i16>>;
+/// Coefficients of a group's weight polynomials, by block and place.
+struct Sketch(Vec<Shift>);
 
-fn sketch(layout: &Layout, weights: &StepWeights, group: usize) -> Sketch {
-    let mut sketch = Sketch::new();
-    for (output, at) in layout.group(group) {
-        weights.visit_row(output, |input, weight| {
-            if let Some((block, from)) = layout.input_place(input) {
-                sketch.entry(block).or_default().insert(at - from, weight);
-            }
-        });
+impl Drop for Sketch {
+    fn drop(&mut self) {
+        wipe_shifts(&mut self.0);
     }
-    sketch
+}
+
+impl Sketch {
+    fn new(layout: &Layout, weights: &StepWeights, group: usize) -> Self {
+        let mut count = 0;
+        for (output, _) in layout.group(group) {
+            weights.visit_row(output, |_, _| count += 1);
+        }
+        let mut shifts = Vec::with_capacity(count);
+        for (output, at) in layout.group(group) {
+            weights.visit_row(output, |input, weight| {
+                if let Some((block, from)) = layout.input_place(input) {
+                    shifts.push(Shift {
+                        // both below 2^17 in any graph
+                        block: block as u32,
+                        at: (at - from) as u32,
+                        weight,
+                    });
+                }
+            });
+        }
+        // in place, unlike a stable sort
+        shifts.sort_unstable_by_key(|shift| (shift.block, shift.at));
+        // windows of an image share the coefficients of their filter
+        let places = shifts.chunk_by(|a, b| (a.block, a.at) == (b.block, b.at));
+        let mut exact = Vec::with_capacity(places.clone().count());
+        exact.extend(places.map(|same| same[0]));
+        wipe_shifts(&mut shifts);
+        Self(exact)
+    }
+
+    /// The coefficients of each block.
+    fn blocks(&self) -> impl Iterator<Item = &[Shift]> {
+        self.0.chunk_by(|a, b| a.block == b.block)
+    }
 }
 
 impl PreparedStep {
@@ -213,41 +263,29 @@ impl PreparedStep {
 }
 
 fn prepare_static(layout: &Layout, weights: &StepWeights, groups: Range<usize>) -> Prepared {
-    let sketches: Vec<Sketch> = groups.map(|group| sketch(layout, weights, group)).collect();
-    let products: usize = sketches.iter().map(Sketch::len).sum();
-    let coefficients: usize = sketches
-        .iter()
-        .flatten()
-        .map(|(_, block)| block.len())
-        .sum();
+    let mut sketches: Vec<Sketch> = groups
+        .map(|group| Sketch::new(layout, weights, group))
+        .collect();
+    let products: usize = sketches.iter().map(|sketch| sketch.blocks().count()).sum();
+    let coefficients: usize = sketches.iter().map(|sketch| sketch.0.len()).sum();
     if coefficients <= SHIFTS_PER_PRODUCT * products {
-        let shifts = |sketch: Sketch| {
-            let block = |(block, coefficients): (usize, BTreeMap<usize, i16>)| {
-                coefficients.into_iter().map(move |(at, weight)| Shift {
-                    // both below 2^17 in any graph
-                    block: block as u32,
-                    at: at as u32,
-                    weight,
-                })
-            };
-            sketch.into_iter().flat_map(block).collect()
-        };
-        return Prepared::Shifts(sketches.into_iter().map(shifts).collect());
+        let shifts = |sketch: &mut Sketch| std::mem::take(&mut sketch.0);
+        return Prepared::Shifts(sketches.iter_mut().map(shifts).collect());
     }
     let fft = Negacyclic::of(layout.size());
-    let mut buffer = vec![0.0; layout.size()];
-    let mut transform = |(block, coefficients): (usize, BTreeMap<usize, i16>)| {
+    let mut buffer = Zeroizing::new(vec![0.0; layout.size()]);
+    let mut transform = |shifts: &[Shift]| {
         buffer.fill(0.0);
-        for (at, weight) in coefficients {
-            buffer[at] = weight.into();
+        for shift in shifts {
+            buffer[shift.at as usize] = shift.weight.into();
         }
         let mut out = fourier_zero(layout.size());
         fft.forward_slice(&mut out, &buffer);
-        (block, out)
+        (shifts[0].block as usize, out)
     };
     let groups = sketches
-        .into_iter()
-        .map(|sketch| sketch.into_iter().map(&mut transform).collect())
+        .iter()
+        .map(|sketch| sketch.blocks().map(&mut transform).collect())
         .collect();
     Prepared::Fourier(groups)
 }
@@ -264,9 +302,9 @@ impl Tiles {
             shift: weights.shift(),
         };
         let mut place = vec![usize::MAX; layout.input_count()];
-        for group in groups {
+        // blocks in the order of first use; then the weights, whose number is known by then
+        for group in groups.clone() {
             let first = tiles.blocks.len();
-            // blocks in the order of first use; then the weights
             for (output, _) in layout.group(group) {
                 weights.visit_row(output, |input, _| {
                     if let Some((block, _)) = layout.input_place(input)
@@ -277,9 +315,16 @@ impl Tiles {
                     }
                 });
             }
-            tiles
-                .weights
-                .resize(tiles.blocks.len() * slots * neurons, 0);
+            for block in &tiles.blocks[first..] {
+                place[*block as usize] = usize::MAX;
+            }
+            tiles.starts.push(tiles.blocks.len());
+        }
+        tiles.weights = vec![0; tiles.blocks.len() * slots * neurons];
+        for (index, group) in groups.enumerate() {
+            for (tile, block) in tiles.blocks(index) {
+                place[block] = tile;
+            }
             for (slot, (output, _)) in layout.group(group).enumerate() {
                 weights.visit_row(output, |input, weight| {
                     if let Some((block, at)) = layout.input_place(input) {
@@ -288,10 +333,6 @@ impl Tiles {
                     }
                 });
             }
-            for block in &tiles.blocks[first..] {
-                place[*block as usize] = usize::MAX;
-            }
-            tiles.starts.push(tiles.blocks.len());
         }
         tiles
     }
@@ -347,4 +388,89 @@ fn fill<const D: usize>(buffer: &mut [f64], weights: &[i16], entries: &[i32], sh
             }
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Tables;
+    use crate::plan::{LayerDemand, plan_graph};
+
+    fn value(index: usize) -> i16 {
+        (index % 37) as i16 + 1
+    }
+
+    fn prepared(static_step: StepWeights) -> [PreparedStep; 2] {
+        let tables = Tables {
+            bits: 4,
+            shift: 2,
+            entries: (0..24 << 4).map(value).collect(),
+        };
+        let rows = (0..3).map(|row| (0..24).map(|input| (input, value(row + 1))).collect());
+        let lookup = StepWeights::new_sparse(24, rows.collect(), Some(tables)).unwrap();
+        let layers = [
+            LayerDemand::of(&static_step, 3, 13, 4),
+            LayerDemand::of(&lookup, 4, 13, 8),
+        ];
+        let graph = plan_graph(&layers).unwrap();
+        let prepare = |step: usize, weights| {
+            PreparedStep::new(&graph.steps()[step], step == 1, weights).unwrap()
+        };
+        [prepare(0, static_step), prepare(1, lookup)]
+    }
+
+    /// Whether nothing but zeros is in any buffer; the buffers themselves are still there.
+    fn is_zero(step: &PreparedStep) -> bool {
+        let form = match &step.form {
+            Prepared::Fourier(groups) => groups.iter().flatten().all(|(block, polynomial)| {
+                let zero = |value: &Complex64| value.re == 0.0 && value.im == 0.0;
+                *block == 0 && !polynomial.is_empty() && polynomial.iter().all(zero)
+            }),
+            Prepared::Shifts(groups) => groups
+                .iter()
+                .flatten()
+                .all(|shift| (shift.block, shift.at, shift.weight) == (0, 0, 0)),
+            Prepared::Tiles(tiles) => {
+                !tiles.weights.is_empty()
+                    && tiles.weights.iter().all(|weight| *weight == 0)
+                    && tiles.blocks.iter().all(|block| *block == 0)
+            }
+        };
+        let tables = step.weights.as_ref().is_none_or(|kept| kept.inputs() == 0);
+        form && tables && step.biases.iter().all(|bias| *bias == 0)
+    }
+
+    #[test]
+    fn every_form_of_weights_is_zero_once_wiped() {
+        let dense = StepWeights::new_static(64, 24, (0..64 * 24).map(value).collect()).unwrap();
+        // rows far from each other, so that few share a block
+        let sparse = (0..24u32).map(|row| vec![(row * 1365, value(row as usize))]);
+        let sparse = StepWeights::new_sparse(1 << 15, sparse.collect(), None).unwrap();
+        let with_biases = |weights: StepWeights| weights.with_biases(vec![5; 24]).unwrap();
+        let [fourier, tiles] = prepared(with_biases(dense));
+        let [shifts, _] = prepared(with_biases(sparse));
+        assert!(matches!(fourier.form, Prepared::Fourier(_)));
+        assert!(matches!(shifts.form, Prepared::Shifts(_)));
+        assert!(matches!(tiles.form, Prepared::Tiles(_)));
+        for mut step in [fourier, shifts, tiles] {
+            assert!(!is_zero(&step), "there is something to wipe");
+            step.wipe();
+            assert!(is_zero(&step));
+        }
+    }
+
+    #[test]
+    fn coefficients_on_their_way_to_a_form_are_wiped() {
+        let mut shifts = [Shift {
+            block: 1,
+            at: 2,
+            weight: 3,
+        }; 5];
+        wipe_shifts(&mut shifts);
+        assert!(
+            shifts
+                .iter()
+                .all(|s| (s.block, s.at, s.weight) == (0, 0, 0))
+        );
+    }
 }
