@@ -109,6 +109,7 @@ impl Platform {
                 sealing_key: folder.join(format!("{name}.sealing-key")),
                 evaluations: None,
                 memory_limit_mib: None,
+                stream_memory_mib: chemxor_worker::STREAM_MEMORY_MIB,
                 operations: Operations::default(),
                 name,
             };

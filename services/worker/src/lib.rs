@@ -8,12 +8,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod config;
+mod evaluate;
 mod models;
 mod partition;
+mod refusals;
 mod session;
 mod shelf;
 
-pub use config::{WorkerConfig, WorkerError};
+pub use config::{STREAM_MEMORY_MIB, WorkerConfig, WorkerError};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,7 +75,7 @@ pub async fn start(
     ready.send_replace(false);
     let channel = tls::connect_lazy(&config.registry, served.identity())?;
     let registry = v1::control_client::ControlClient::new(channel)
-        .max_decoding_message_size(4 * MAX_MESSAGE_BYTES);
+        .max_decoding_message_size(models::MAX_ASSIGNMENTS_BYTES);
     let register = v1::RegisterWorkerRequest {
         name: config.name.to_string(),
         sealing_key: keys.public().to_vec().into(),
@@ -81,7 +83,7 @@ pub async fn start(
     };
     let name = config.name.clone();
     let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));
-    let service = PartitionService::new(models.clone(), config.threads(), tracer, stop.clone());
+    let service = PartitionService::new(models.clone(), &config, tracer, stop.clone());
     let router = Server::builder()
         .initial_stream_window_size(Some(tls::STREAM_WINDOW))
         .initial_connection_window_size(Some(tls::CONNECTION_WINDOW))
@@ -118,12 +120,18 @@ async fn keep_current(
             REGISTRY_DEADLINE,
             registry.register_worker(register.clone()),
         );
-        match call.await {
+        let answer = tokio::select! {
+            answer = call => answer,
+            () = stop.cancelled() => return,
+        };
+        match answer {
             Ok(Ok(answer)) => {
                 pause = Duration::from_secs(answer.into_inner().heartbeat_s.clamp(1, 60).into());
                 let synchronised = tokio::select! {
-                    synchronised = models.synchronise() => synchronised,
+                    biased;
+                    // a worker that stops does not become ready
                     () = stop.cancelled() => return,
+                    synchronised = models.synchronise() => synchronised,
                 };
                 match synchronised {
                     // once prepared it stays ready: the registry may be away for a while

@@ -14,7 +14,11 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::{MAX_BLOB_BYTES, STATE_KEY_STEP, v1};
 use tonic::transport::Channel;
 
-use crate::shelf::Shelf;
+use crate::refusals::Refusals;
+use crate::shelf::{Shelf, Taken};
+
+/// Longest list of assignments: each carries its manifest, so this is some hundred versions and more.
+pub(crate) const MAX_ASSIGNMENTS_BYTES: usize = 64 << 20;
 
 /// How long fetching one blob may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(120);
@@ -34,6 +38,15 @@ pub(crate) struct Model {
     pub(crate) state_key: StateKey,
 }
 
+/// What a version is prepared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// A session that waits for it.
+    Now,
+    /// Sessions that may come: nothing that is in memory makes room for these.
+    Perhaps,
+}
+
 /// Why a partition could not be prepared. Holds no weight and no key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +55,12 @@ pub(crate) enum LoadError {
     Deadline,
     #[error("the registry said: {0}")]
     Registry(String),
+    #[error(
+        "the list of assignments is longer than {} MiB: withdraw versions from this worker, or \
+         spread them over several",
+        MAX_ASSIGNMENTS_BYTES >> 20
+    )]
+    TooMany,
     #[error("version {version}: {reason}")]
     Refused { version: String, reason: String },
 }
@@ -61,6 +80,11 @@ pub(crate) struct Models {
     shelf: Mutex<Shelf<VersionId, Model>>,
     /// When the registry was asked for an unknown version.
     asked: Mutex<Option<Instant>>,
+    /// Bytes that versions took when they were prepared, so that one which does not fit is not
+    /// prepared again and again.
+    sizes: Mutex<HashMap<VersionId, usize>>,
+    /// What cannot be prepared.
+    refused: Mutex<Refusals<VersionId, v1::Assignment>>,
     /// One synchronisation or preparation at a time, so that memory grows by one model at most.
     busy: tokio::sync::Mutex<()>,
 }
@@ -79,6 +103,8 @@ impl Models {
             assigned: Mutex::default(),
             shelf: Mutex::new(Shelf::new(memory)),
             asked: Mutex::default(),
+            sizes: Mutex::default(),
+            refused: Mutex::default(),
             busy: tokio::sync::Mutex::default(),
         }
     }
@@ -100,7 +126,7 @@ impl Models {
             return Some(model);
         }
         let assignment = lock(&self.assigned).get(version).cloned()?;
-        self.prepare(*version, assignment).await
+        self.prepare(*version, assignment, Asked::Now).await
     }
 
     /// Whether the registry may be asked again, for the sake of a version that is not known.
@@ -127,7 +153,12 @@ impl Models {
         };
         let listed = tokio::time::timeout(LIST_DEADLINE, registry.list_assignments(request))
             .await
-            .map_err(|_| LoadError::Deadline)??
+            .map_err(|_| LoadError::Deadline)?
+            .map_err(|status| match status.code() {
+                // what the decoder says of a message over its limit
+                tonic::Code::OutOfRange => LoadError::TooMany,
+                _ => status.into(),
+            })?
             .into_inner();
         let mut wanted = Vec::new();
         for assignment in listed.assignments {
@@ -148,64 +179,110 @@ impl Models {
                 .iter()
                 .any(|(version, now)| version == kept && same(version, now))
         });
-        for version in gone {
+        for (version, _) in &gone {
             tracing::info!(%version, "partition unloaded");
         }
+        lock(&self.sizes).retain(|version, _| {
+            let unloaded = gone.iter().any(|(gone, _)| gone == version);
+            !unloaded && wanted.iter().any(|(wanted, _)| wanted == version)
+        });
+        self.let_go(gone);
+        lock(&self.refused).retain(|kept| wanted.iter().any(|(version, _)| version == kept));
         // the newest first: they are most likely to be asked for, and what is old may not fit
         for (version, assignment) in wanted.into_iter().rev() {
             // ciphertext is about as large as what is prepared from it, or smaller
             let sealed: u64 = assignment.blobs.iter().map(|blob| blob.length).sum();
+            let known = lock(&self.sizes).get(&version).copied();
+            let bytes = known.unwrap_or(sealed as usize);
             let room = {
                 let shelf = lock(&self.shelf);
-                !shelf.contains(&version) && shelf.has_room(sealed as usize)
+                !shelf.contains(&version) && shelf.has_room(bytes)
             };
             if room {
-                self.prepare(version, assignment).await;
+                self.prepare(version, assignment, Asked::Perhaps).await;
             }
         }
         Ok(())
     }
 
-    /// Prepares a version and puts it on the shelf; others may have to make room. One bad version
-    /// must not keep the others from being served.
-    async fn prepare(&self, version: VersionId, assignment: v1::Assignment) -> Option<Arc<Model>> {
+    /// Prepares a version and puts it on the shelf; others make room if it is asked for. One bad version
+    /// must not keep the others from being served, so what was refused waits for its next try.
+    async fn prepare(
+        &self,
+        version: VersionId,
+        assignment: v1::Assignment,
+        asked: Asked,
+    ) -> Option<Arc<Model>> {
         let started = Instant::now();
-        let loaded = self.load(version, assignment).await;
+        if !lock(&self.refused).allow(&version, &assignment, started) {
+            return None;
+        }
+        let loaded = self.load(version, &assignment).await;
         let outcome = if loaded.is_ok() { "ok" } else { "refused" };
         metrics::counter!("chemxor_worker_loads_total", "outcome" => outcome).increment(1);
         let model = match loaded {
             Ok(model) => Arc::new(model),
+            Err(error @ LoadError::Refused { .. }) => {
+                let pause = lock(&self.refused).note(version, assignment, Instant::now());
+                let again_in_s = pause.as_secs();
+                tracing::error!(%version, %error, again_in_s, "partition refused");
+                return None;
+            }
+            // the registry's fault: the next heartbeat tries again
             Err(error) => {
-                tracing::error!(%version, %error, "partition refused");
+                tracing::error!(%version, %error, "partition not fetched");
                 return None;
             }
         };
+        lock(&self.refused).retain(|refused| *refused != version);
         let bytes: usize = model.steps.values().map(PreparedStep::bytes).sum();
         let steps: Vec<u32> = model.steps.keys().copied().collect();
         let ms = started.elapsed().as_millis() as u64;
         tracing::info!(%version, ?steps, bytes, ms, "partition ready");
-        let (evicted, held, count, alone) = {
+        lock(&self.sizes).insert(version, bytes);
+        let fits = {
+            let shelf = lock(&self.shelf);
+            shelf.has_room(bytes) || shelf.len() == 0
+        };
+        if asked == Asked::Perhaps && !fits {
+            tracing::info!(%version, bytes, "no room now; prepared when asked for");
+            self.let_go(vec![(version, model)]);
+            return None;
+        }
+        let (evicted, alone) = {
             let mut shelf = lock(&self.shelf);
             let evicted = shelf.put(version, model.clone(), bytes);
-            let alone = !shelf.could_hold(bytes);
-            (evicted, shelf.bytes(), shelf.len(), alone)
+            (evicted, !shelf.could_hold(bytes))
         };
         if alone {
             tracing::warn!(%version, bytes, "larger than memory_limit_mib alone; raise it");
         }
-        for version in &evicted {
+        for (version, _) in &evicted {
             tracing::info!(%version, "partition unloaded to make room");
         }
         metrics::counter!("chemxor_worker_evictions_total").increment(evicted.len() as u64);
+        self.let_go(evicted);
+        Some(model)
+    }
+
+    /// Drops what was taken off the shelf, and shows what is left. Wiping takes its time, so it is
+    /// done neither under a lock nor on a thread that serves streams.
+    fn let_go(&self, taken: Taken<VersionId, Model>) {
+        let (held, count) = {
+            let shelf = lock(&self.shelf);
+            (shelf.bytes(), shelf.len())
+        };
         metrics::gauge!("chemxor_worker_weights_bytes").set(held as f64);
         metrics::gauge!("chemxor_worker_models").set(count as f64);
-        Some(model)
+        if !taken.is_empty() {
+            tokio::task::spawn_blocking(move || drop(taken));
+        }
     }
 
     async fn load(
         &self,
         version: VersionId,
-        assignment: v1::Assignment,
+        assignment: &v1::Assignment,
     ) -> Result<Model, LoadError> {
         let refuse = |reason: String| LoadError::Refused {
             version: version.to_string(),

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::config::WorkerConfig;
 use crate::models::Models;
 use crate::session;
 
@@ -26,6 +27,8 @@ pub(crate) struct Worker {
     /// Held while a step is evaluated: as many as it is heavy.
     pub(crate) permits: Arc<Semaphore>,
     most: u32,
+    /// Bytes of messages that one stream may take, incomplete ones and those under evaluation.
+    pub(crate) stream_bytes: usize,
     pub(crate) tracer: Tracer,
     pub(crate) stop: CancellationToken,
 }
@@ -42,15 +45,17 @@ pub(crate) struct PartitionService(Arc<Worker>);
 impl PartitionService {
     pub(crate) fn new(
         models: Arc<Models>,
-        evaluations: usize,
+        config: &WorkerConfig,
         tracer: Tracer,
         stop: CancellationToken,
     ) -> Self {
+        let evaluations = config.threads();
         metrics::gauge!("chemxor_worker_permits").set(evaluations as f64);
         Self(Arc::new(Worker {
             models,
             permits: Arc::new(Semaphore::new(evaluations)),
             most: u32::try_from(evaluations).unwrap_or(u32::MAX),
+            stream_bytes: config.stream_memory(),
             tracer,
             stop,
         }))

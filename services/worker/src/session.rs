@@ -2,30 +2,33 @@
 //!
 //! Steps of different queries run side by side on the rayon pool, each under as many permits as it
 //! is heavy. When the stream ends, or a step is cancelled or its time is over, an evaluation that
-//! has not begun is dropped; so a stop reaches the pool within one step.
+//! has not begun is dropped; so a stop reaches the pool within one step. When the worker stops, what
+//! has not begun is refused, for the gateway to ask elsewhere.
+//!
+//! Memory of a stream is bounded: its messages, incomplete ones and those under evaluation, take at
+//! most `stream_memory_mib`, and a finished step keeps its place until its reply is queued.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use chemxor_core::{ErrorId, Reassembler, VersionId};
-use chemxor_fhe::server::{
-    Blinds, PublicKeys, SealError, SeedLog, StateContext, StateKey, StepError,
-};
+use chemxor_core::{ErrorId, FrameError, Reassembler, VersionId};
+use chemxor_fhe::server::{PublicKeys, SeedLog};
 use chemxor_proto::{
     MAX_FRAME_BYTES, MAX_PUBLIC_KEYS_BYTES, MAX_SEALED_STATE_BYTES, MAX_SHARES, MAX_STEP_BYTES, v1,
 };
 use chemxor_runtime::status::status;
 use chemxor_runtime::traces::{Parent, Side};
 use data_encoding::HEXLOWER;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
-use crate::models::{Model, Models};
+use crate::evaluate::{At, Failure, Outcome, Session, evaluate};
+use crate::models::Models;
 use crate::partition::Worker;
 
 /// Messages of one stream that may be incomplete at the same time.
@@ -35,25 +38,38 @@ const MAX_PENDING: usize = 256;
 /// Time limit of a step whose request names none.
 const NO_LIMIT: Duration = Duration::from_secs(600);
 
-/// Query and step.
-type At = (u64, u32);
-
 type Sender = mpsc::Sender<Result<v1::WorkerReply, Status>>;
-
-/// What all evaluations of a stream share.
-struct Session {
-    id: [u8; 16],
-    version: VersionId,
-    keys: PublicKeys,
-    seeds: SeedLog,
-    trace: Parent,
-}
 
 #[derive(Default)]
 struct Partial {
     frames: Reassembler,
     states: Vec<Bytes>,
     timeout_ms: u32,
+    /// Room in the stream's memory.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Partial {
+    fn bytes(&self) -> usize {
+        self.held
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+}
+
+/// How reading a stream ends, when it does not with its last request.
+enum End {
+    /// The gateway does not listen any more.
+    Gone,
+    /// The worker stops.
+    Stops,
+    Refused(Status),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
 }
 
 pub(crate) async fn run(
@@ -77,27 +93,50 @@ pub(crate) async fn run(
 }
 
 async fn serve(
-    mut stream: Streaming<v1::WorkerRequest>,
+    stream: Streaming<v1::WorkerRequest>,
     replies: &Sender,
     worker: &Arc<Worker>,
     session: Arc<Session>,
 ) -> Result<(), Status> {
+    let tasks = TaskTracker::new();
+    match read(stream, replies, worker, &session, &tasks).await {
+        Ok(()) | Err(End::Gone) => Ok(()),
+        Err(End::Refused(status)) => Err(status),
+        Err(End::Stops) => {
+            // what has begun ends; the gateway asks the rest elsewhere
+            tasks.close();
+            tasks.wait().await;
+            Err(status(ErrorId::WorkerUnavailable, "the worker stops"))
+        }
+    }
+}
+
+/// Waits for something, unless the stream or the worker ends before.
+async fn unless_over<T>(
+    work: impl Future<Output = T>,
+    replies: &Sender,
+    worker: &Worker,
+) -> Result<T, End> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = replies.closed() => Err(End::Gone),
+        () = worker.stop.cancelled() => Err(End::Stops),
+    }
+}
+
+async fn read(
+    mut stream: Streaming<v1::WorkerRequest>,
+    replies: &Sender,
+    worker: &Arc<Worker>,
+    session: &Arc<Session>,
+    tasks: &TaskTracker,
+) -> Result<(), End> {
     let mut partial: HashMap<At, Partial> = HashMap::new();
     let mut running: HashMap<At, CancellationToken> = HashMap::new();
     let slots = Arc::new(Semaphore::new(MAX_PENDING));
-    let tasks = TaskTracker::new();
+    let memory = Arc::new(Semaphore::new(worker.stream_bytes));
     loop {
-        let request = tokio::select! {
-            request = stream.message() => request?,
-            () = replies.closed() => return Ok(()),
-            () = worker.stop.cancelled() => {
-                // what has begun ends; the gateway asks the rest elsewhere
-                tasks.close();
-                tasks.wait().await;
-                return Err(status(ErrorId::WorkerUnavailable, "the worker stops"));
-            }
-        };
-        let Some(request) = request else {
+        let Some(request) = unless_over(stream.message(), replies, worker).await?? else {
             return Ok(());
         };
         let chunk = match request.kind {
@@ -110,14 +149,25 @@ async fn serve(
                 }
                 continue;
             }
-            _ => return Err(malformed("after the first frame only steps may come")),
+            _ => return Err(malformed("after the first frame only steps may come").into()),
         };
         let at = (chunk.query, chunk.step);
-        let Some((message, slot)) = assemble(&mut partial, chunk)? else {
+        let bytes = length(&chunk);
+        let incomplete: usize = partial.values().map(Partial::bytes).sum();
+        if incomplete.saturating_add(bytes) > worker.stream_bytes {
+            let message = "incomplete messages take more memory than a stream may have";
+            return Err(status(ErrorId::FrameTooLarge, message).into());
+        }
+        // waiting stops reading, and so the gateway; what is under evaluation gives its room back
+        let room = memory.clone().acquire_many_owned(bytes as u32);
+        let Ok(held) = unless_over(room, replies, worker).await? else {
+            return Ok(());
+        };
+        let Some((message, slot)) = assemble(&mut partial, chunk, held)? else {
             continue;
         };
-        // waiting here stops reading, and so the gateway
-        let Ok(pending) = slots.clone().acquire_owned().await else {
+        let slots = slots.clone().acquire_owned();
+        let Ok(pending) = unless_over(slots, replies, worker).await? else {
             return Ok(());
         };
         running.retain(|_, token| !token.is_cancelled());
@@ -157,7 +207,6 @@ async fn serve(
             span.end();
             // marks it as over for the list of what runs
             over.cancel();
-            drop(pending);
             if let Some(outcome) = outcome {
                 let result = if outcome.is_ok() { "ok" } else { "failed" };
                 metrics::counter!("chemxor_worker_steps_total", "outcome" => result).increment(1);
@@ -167,6 +216,8 @@ async fn serve(
                 metrics::counter!("chemxor_worker_steps_total", "outcome" => "cancelled")
                     .increment(1);
             }
+            // not before the reply is queued: who does not read is not read from
+            drop((pending, slot.held));
         };
         tasks.spawn(task.in_current_span());
     }
@@ -176,10 +227,17 @@ fn malformed(message: &str) -> Status {
     status(ErrorId::FrameMalformed, message)
 }
 
-/// Adds a chunk; gives the message when it is complete.
+/// Bytes that a chunk takes until its step is answered.
+fn length(chunk: &v1::EvaluationChunk) -> usize {
+    let states: usize = chunk.sealed_states.iter().map(Bytes::len).sum();
+    chunk.payload.len() + states
+}
+
+/// Adds a chunk with the room it has; gives the message when it is complete.
 fn assemble(
     partial: &mut HashMap<At, Partial>,
     chunk: v1::EvaluationChunk,
+    held: OwnedSemaphorePermit,
 ) -> Result<Option<(Vec<u8>, Partial)>, Status> {
     let at = (chunk.query, chunk.step);
     if partial.len() >= MAX_PARTIAL && !partial.contains_key(&at) {
@@ -189,6 +247,10 @@ fn assemble(
         ));
     }
     let slot = partial.entry(at).or_default();
+    match &mut slot.held {
+        None => slot.held = Some(held),
+        Some(before) => before.merge(held),
+    }
     if !slot.frames.is_partial() {
         slot.timeout_ms = chunk.timeout_ms;
     }
@@ -205,7 +267,13 @@ fn assemble(
     let done = slot
         .frames
         .push(chunk.total_bytes as usize, &chunk.payload, MAX_STEP_BYTES)
-        .map_err(|error| malformed(&error.to_string()))?;
+        .map_err(|error| {
+            let id = match error {
+                FrameError::TooLarge { .. } => ErrorId::FrameTooLarge,
+                _ => ErrorId::FrameMalformed,
+            };
+            status(id, error.to_string())
+        })?;
     Ok(done.and_then(|message| Some((message, partial.remove(&at)?))))
 }
 
@@ -243,171 +311,6 @@ async fn prepare(
         seeds,
         trace,
     })
-}
-
-/// What one evaluation gave.
-struct Outcome {
-    reply: Vec<u8>,
-    sealed: Vec<u8>,
-    /// Microseconds on the cores.
-    compute_us: u32,
-}
-
-/// Why one evaluation failed.
-struct Failure {
-    id: ErrorId,
-    message: String,
-}
-
-impl From<StepError> for Failure {
-    fn from(error: StepError) -> Self {
-        let id = match error {
-            StepError::Seed(_) => ErrorId::SeedReused,
-            StepError::State => ErrorId::StateRefused,
-            StepError::Wire(_) => ErrorId::CiphertextRefused,
-            _ => ErrorId::Internal,
-        };
-        Self {
-            id,
-            message: error.to_string(),
-        }
-    }
-}
-
-impl From<SealError> for Failure {
-    fn from(error: SealError) -> Self {
-        Self {
-            id: ErrorId::StateRefused,
-            message: error.to_string(),
-        }
-    }
-}
-
-/// Waits for the permits that the step takes, then evaluates it on the pool. Dropping the future
-/// while it waits gives the place up; once begun, a step is evaluated to its end.
-async fn evaluate(
-    session: Arc<Session>,
-    (query, step): At,
-    states: Vec<Bytes>,
-    message: Vec<u8>,
-    worker: Arc<Worker>,
-    limit: Duration,
-) -> Result<Outcome, Failure> {
-    let unavailable = |message: &str| Failure {
-        id: ErrorId::WorkerUnavailable,
-        message: message.to_owned(),
-    };
-    let asked = Instant::now();
-    // it may have been unloaded since the session began
-    let model = worker.models.get(&session.version).await;
-    let model =
-        model.ok_or_else(|| unavailable("this worker does not hold the version any more"))?;
-    let weight = model
-        .permits
-        .get(step as usize)
-        .map_or(1, |p| worker.weigh(*p));
-    let permits = worker.permits.clone().acquire_many_owned(weight);
-    let left = limit.saturating_sub(asked.elapsed());
-    let permit = tokio::time::timeout(left, permits)
-        .await
-        .map_err(|_| unavailable("the step waited for longer than its time limit"))?
-        .map_err(|_| unavailable("the worker stops"))?;
-    metrics::histogram!("chemxor_worker_wait_seconds").record(asked.elapsed());
-    let busy = Busy::new(weight);
-    let (sender, receiver) = oneshot::channel();
-    let span = tracing::Span::current();
-    rayon::spawn(move || {
-        let _entered = span.entered();
-        let started = Instant::now();
-        let mut outcome = evaluate_now(&session, &model, (query, step), &states, &message);
-        let bytes = outcome.as_ref().map_or(0, |outcome| outcome.reply.len());
-        let us = started.elapsed().as_micros() as u64;
-        if let Ok(outcome) = &mut outcome {
-            outcome.compute_us = u32::try_from(us).unwrap_or(u32::MAX);
-        }
-        tracing::debug!(
-            query,
-            step,
-            us,
-            bytes_in = message.len(),
-            bytes_out = bytes,
-            "step"
-        );
-        metrics::histogram!("chemxor_worker_step_seconds").record(started.elapsed());
-        // weights that were unloaded meanwhile are wiped here, not on a thread that serves streams
-        drop(model);
-        // the permits are held until the work has ended, even when nobody waits for it
-        drop((permit, busy));
-        let _ = sender.send(outcome);
-    });
-    receiver.await.map_err(|_| Failure {
-        id: ErrorId::Internal,
-        message: "the evaluation ended without a result".to_owned(),
-    })?
-}
-
-/// Counts permits as busy until dropped.
-struct Busy(u32);
-
-impl Busy {
-    fn new(permits: u32) -> Self {
-        metrics::gauge!("chemxor_worker_permits_busy").increment(f64::from(permits));
-        Self(permits)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        metrics::gauge!("chemxor_worker_permits_busy").decrement(f64::from(self.0));
-    }
-}
-
-fn evaluate_now(
-    session: &Session,
-    model: &Model,
-    (query, step): At,
-    states: &[Bytes],
-    message: &[u8],
-) -> Result<Outcome, Failure> {
-    let prepared = model.steps.get(&step).ok_or_else(|| Failure {
-        id: ErrorId::WorkerUnavailable,
-        message: format!("this worker does not hold step {step}"),
-    })?;
-    let context = |step| StateContext {
-        version: model.version,
-        session: session.id,
-        query,
-        step,
-    };
-    let blinds = match step.checked_sub(1) {
-        None if states.is_empty() => None,
-        Some(previous) => Some(open_states(&model.state_key, states, &context(previous))?),
-        None => return Err(StepError::State.into()),
-    };
-    let done = prepared.evaluate(&session.keys, blinds.as_ref(), message, &session.seeds)?;
-    let sealed = match &done.blinds {
-        Some(blinds) => model.state_key.seal(blinds, &context(step))?,
-        None => Vec::new(),
-    };
-    Ok(Outcome {
-        reply: done.reply,
-        sealed,
-        compute_us: 0,
-    })
-}
-
-/// Opens what the workers that shared the step before have left, and joins it.
-fn open_states(
-    key: &StateKey,
-    states: &[Bytes],
-    context: &StateContext,
-) -> Result<Blinds, Failure> {
-    let parts: Vec<Blinds> = states
-        .iter()
-        .map(|state| key.open(state, context))
-        .collect::<Result<_, _>>()?;
-    let joined = Blinds::join(&parts).ok_or(StepError::State)?;
-    Ok(joined)
 }
 
 async fn answer(

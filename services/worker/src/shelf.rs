@@ -1,5 +1,6 @@
 //! Which models are kept in memory: the least recently used ones make room under a limit on bytes.
-//! Pure; what is taken off the shelf is dropped, and with it wiped, once nobody evaluates with it.
+//! Pure; what is taken off the shelf is given to the caller, who drops it, and with it wipes it, where
+//! that may take its time. It stays in memory while somebody evaluates with it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,6 +22,9 @@ struct Entry<V> {
     bytes: usize,
     used: u64,
 }
+
+/// What was taken off the shelf, by key. Dropping it may take as long as wiping memory takes.
+pub(crate) type Taken<K, V> = Vec<(K, Arc<V>)>;
 
 impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
     pub(crate) fn new(limit: usize) -> Self {
@@ -54,11 +58,10 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
         bytes <= self.limit
     }
 
-    /// Puts a value on the shelf; gives the keys that made room for it, least recently used first.
-    /// A value larger than the limit is put there alone: it was asked for.
-    pub(crate) fn put(&mut self, key: K, value: Arc<V>, bytes: usize) -> Vec<K> {
-        self.remove(&key);
-        let mut made_room = Vec::new();
+    /// Puts a value on the shelf; gives what made room for it, least recently used first, after what
+    /// it replaces. A value larger than the limit is put there alone: it was asked for.
+    pub(crate) fn put(&mut self, key: K, value: Arc<V>, bytes: usize) -> Taken<K, V> {
+        let mut made_room: Taken<K, V> = self.remove(&key).into_iter().collect();
         while !self.has_room(bytes) {
             let oldest = self
                 .entries
@@ -67,8 +70,7 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
             let Some(oldest) = oldest.map(|(key, _)| *key) else {
                 break;
             };
-            self.remove(&oldest);
-            made_room.push(oldest);
+            made_room.extend(self.remove(&oldest));
         }
         self.clock += 1;
         let used = self.clock;
@@ -78,14 +80,14 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
     }
 
     /// Takes a value off the shelf.
-    pub(crate) fn remove(&mut self, key: &K) -> bool {
-        let removed = self.entries.remove(key);
-        self.bytes -= removed.as_ref().map_or(0, |entry| entry.bytes);
-        removed.is_some()
+    fn remove(&mut self, key: &K) -> Option<(K, Arc<V>)> {
+        let removed = self.entries.remove(key)?;
+        self.bytes -= removed.bytes;
+        Some((*key, removed.value))
     }
 
-    /// Takes everything off that is not wanted; says what.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) -> Vec<K> {
+    /// Takes everything off that is not wanted.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) -> Taken<K, V> {
         let mut gone: Vec<K> = self
             .entries
             .keys()
@@ -93,10 +95,7 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
             .filter(|key| !wanted(key))
             .collect();
         gone.sort_unstable();
-        for key in &gone {
-            self.remove(key);
-        }
-        gone
+        gone.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -113,6 +112,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn keys<V>(taken: Taken<i32, V>) -> Vec<i32> {
+        taken.into_iter().map(|(key, _)| key).collect()
+    }
+
     #[test]
     fn the_least_recently_used_makes_room_and_is_dropped() {
         let mut shelf = Shelf::new(100);
@@ -122,14 +125,16 @@ mod tests {
         assert!(shelf.put(2, Arc::new("second"), 40).is_empty());
         assert!(!shelf.has_room(11) && shelf.has_room(10));
         let in_use = shelf.get(&1).unwrap();
-        assert_eq!(shelf.put(3, Arc::new("third"), 30), [2], "1 was used since");
-        assert_eq!(shelf.put(4, Arc::new("fourth"), 100), [1, 3]);
+        let third = shelf.put(3, Arc::new("third"), 30);
+        assert_eq!(keys(third), [2], "1 was used since");
+        assert_eq!(keys(shelf.put(4, Arc::new("fourth"), 100)), [1, 3]);
         assert!(gone.upgrade().is_some(), "an evaluation still has it");
         drop(in_use);
         assert!(gone.upgrade().is_none());
-        assert_eq!(shelf.put(5, Arc::new("large"), 500), [4]);
+        assert_eq!(keys(shelf.put(5, Arc::new("large"), 500)), [4]);
         assert!(!shelf.could_hold(500));
-        assert_eq!(shelf.retain(|_| false), [5]);
+        assert_eq!(keys(shelf.put(5, Arc::new("again"), 500)), [5]);
+        assert_eq!(keys(shelf.retain(|_| false)), [5]);
         assert_eq!((shelf.bytes(), shelf.len()), (0, 0));
     }
 
@@ -145,9 +150,11 @@ mod tests {
                     continue;
                 }
                 sizes.insert(key, bytes);
-                for evicted in shelf.put(key, Arc::new(()), bytes) {
-                    prop_assert!(evicted != key && !shelf.contains(&evicted));
-                    sizes.remove(&evicted);
+                for (evicted, _) in shelf.put(key, Arc::new(()), bytes) {
+                    prop_assert!(evicted == key || !shelf.contains(&evicted));
+                    if evicted != key {
+                        sizes.remove(&evicted);
+                    }
                 }
                 prop_assert_eq!(shelf.len(), sizes.len());
                 prop_assert_eq!(shelf.bytes(), sizes.values().sum::<usize>());

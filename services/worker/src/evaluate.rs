@@ -1,0 +1,213 @@
+//! One step evaluation: its wait for permits, and its work on the rayon pool.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chemxor_core::{ErrorId, VersionId};
+use chemxor_fhe::server::{
+    Blinds, PublicKeys, SealError, SeedLog, StateContext, StateKey, StepError,
+};
+use chemxor_runtime::traces::Parent;
+use tokio::sync::oneshot;
+
+use crate::models::Model;
+use crate::partition::Worker;
+
+/// Query and step.
+pub(crate) type At = (u64, u32);
+
+/// Why a step whose time is over was not begun.
+const WAITED: &str = "the step waited for longer than its time limit";
+
+/// What all evaluations of a stream share.
+pub(crate) struct Session {
+    pub(crate) id: [u8; 16],
+    pub(crate) version: VersionId,
+    pub(crate) keys: PublicKeys,
+    pub(crate) seeds: SeedLog,
+    pub(crate) trace: Parent,
+}
+
+/// What one evaluation gave.
+pub(crate) struct Outcome {
+    pub(crate) reply: Vec<u8>,
+    pub(crate) sealed: Vec<u8>,
+    /// Microseconds on the cores.
+    pub(crate) compute_us: u32,
+}
+
+/// Why one evaluation failed.
+pub(crate) struct Failure {
+    pub(crate) id: ErrorId,
+    pub(crate) message: String,
+}
+
+impl From<StepError> for Failure {
+    fn from(error: StepError) -> Self {
+        let id = match error {
+            StepError::Seed(_) => ErrorId::SeedReused,
+            StepError::State => ErrorId::StateRefused,
+            StepError::Wire(_) => ErrorId::CiphertextRefused,
+            _ => ErrorId::Internal,
+        };
+        Self {
+            id,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<SealError> for Failure {
+    fn from(error: SealError) -> Self {
+        Self {
+            id: ErrorId::StateRefused,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Waits for the permits that the step takes, then evaluates it on the pool. Dropping the future
+/// while it waits gives the place up; once begun, a step is evaluated to its end.
+pub(crate) async fn evaluate(
+    session: Arc<Session>,
+    (query, step): At,
+    states: Vec<Bytes>,
+    message: Vec<u8>,
+    worker: Arc<Worker>,
+    limit: Duration,
+) -> Result<Outcome, Failure> {
+    let unavailable = |message: &str| Failure {
+        id: ErrorId::WorkerUnavailable,
+        message: message.to_owned(),
+    };
+    let asked = Instant::now();
+    let admitted = async {
+        // it may have been unloaded since the session began
+        let model = worker.models.get(&session.version).await;
+        let model =
+            model.ok_or_else(|| unavailable("this worker does not hold the version any more"))?;
+        let weight = model
+            .permits
+            .get(step as usize)
+            .map_or(1, |p| worker.weigh(*p));
+        let permits = worker.permits.clone().acquire_many_owned(weight);
+        let left = limit.saturating_sub(asked.elapsed());
+        let permit = tokio::time::timeout(left, permits)
+            .await
+            .map_err(|_| unavailable(WAITED))?
+            .map_err(|_| unavailable("the worker stops"))?;
+        Ok::<_, Failure>((model, weight, permit))
+    };
+    let (model, weight, permit) = tokio::select! {
+        biased;
+        // what waits is asked elsewhere
+        () = worker.stop.cancelled() => return Err(unavailable("the worker stops")),
+        admitted = admitted => admitted?,
+    };
+    metrics::histogram!("chemxor_worker_wait_seconds").record(asked.elapsed());
+    let busy = Busy::new(weight);
+    let (sender, receiver) = oneshot::channel();
+    let span = tracing::Span::current();
+    rayon::spawn(move || {
+        let _entered = span.entered();
+        let started = Instant::now();
+        // the pool may have been busy; all that is held here is given up
+        if sender.is_closed() {
+            return;
+        }
+        if asked.elapsed() > limit {
+            drop((permit, busy));
+            let _ = sender.send(Err(unavailable(WAITED)));
+            return;
+        }
+        let mut outcome = evaluate_now(&session, &model, (query, step), &states, &message);
+        let bytes = outcome.as_ref().map_or(0, |outcome| outcome.reply.len());
+        let us = started.elapsed().as_micros() as u64;
+        if let Ok(outcome) = &mut outcome {
+            outcome.compute_us = u32::try_from(us).unwrap_or(u32::MAX);
+        }
+        tracing::debug!(
+            query,
+            step,
+            us,
+            bytes_in = message.len(),
+            bytes_out = bytes,
+            "step"
+        );
+        metrics::histogram!("chemxor_worker_step_seconds").record(started.elapsed());
+        // weights that were unloaded meanwhile are wiped here, not on a thread that serves streams
+        drop(model);
+        // the permits are held until the work has ended, even when nobody waits for it
+        drop((permit, busy));
+        let _ = sender.send(outcome);
+    });
+    receiver.await.map_err(|_| Failure {
+        id: ErrorId::Internal,
+        message: "the evaluation ended without a result".to_owned(),
+    })?
+}
+
+/// Counts permits as busy until dropped.
+struct Busy(u32);
+
+impl Busy {
+    fn new(permits: u32) -> Self {
+        metrics::gauge!("chemxor_worker_permits_busy").increment(f64::from(permits));
+        Self(permits)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        metrics::gauge!("chemxor_worker_permits_busy").decrement(f64::from(self.0));
+    }
+}
+
+fn evaluate_now(
+    session: &Session,
+    model: &Model,
+    (query, step): At,
+    states: &[Bytes],
+    message: &[u8],
+) -> Result<Outcome, Failure> {
+    let prepared = model.steps.get(&step).ok_or_else(|| Failure {
+        id: ErrorId::WorkerUnavailable,
+        message: format!("this worker does not hold step {step}"),
+    })?;
+    let context = |step| StateContext {
+        version: model.version,
+        session: session.id,
+        query,
+        step,
+    };
+    let blinds = match step.checked_sub(1) {
+        None if states.is_empty() => None,
+        Some(previous) => Some(open_states(&model.state_key, states, &context(previous))?),
+        None => return Err(StepError::State.into()),
+    };
+    let done = prepared.evaluate(&session.keys, blinds.as_ref(), message, &session.seeds)?;
+    let sealed = match &done.blinds {
+        Some(blinds) => model.state_key.seal(blinds, &context(step))?,
+        None => Vec::new(),
+    };
+    Ok(Outcome {
+        reply: done.reply,
+        sealed,
+        compute_us: 0,
+    })
+}
+
+/// Opens what the workers that shared the step before have left, and joins it.
+fn open_states(
+    key: &StateKey,
+    states: &[Bytes],
+    context: &StateContext,
+) -> Result<Blinds, Failure> {
+    let parts: Vec<Blinds> = states
+        .iter()
+        .map(|state| key.open(state, context))
+        .collect::<Result<_, _>>()?;
+    let joined = Blinds::join(&parts).ok_or(StepError::State)?;
+    Ok(joined)
+}

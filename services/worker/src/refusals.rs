@@ -1,0 +1,94 @@
+//! Which versions could not be prepared, and when they may be tried again. What was refused once is
+//! refused again until its assignment changes, so that one bad publication does not keep a worker
+//! fetching. Pure: the caller brings the clock.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Pause after the first refusal; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Refused keys, each with what was refused.
+#[derive(Debug)]
+pub(crate) struct Refusals<K, V> {
+    entries: HashMap<K, Refusal<V>>,
+}
+
+#[derive(Debug)]
+struct Refusal<V> {
+    what: V,
+    pause: Duration,
+    until: Instant,
+}
+
+impl<K, V> Default for Refusals<K, V> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V: PartialEq> Refusals<K, V> {
+    /// Whether it may be tried: it was not refused, or is another one now, or the pause is over.
+    pub(crate) fn allow(&self, key: &K, what: &V, now: Instant) -> bool {
+        self.entries
+            .get(key)
+            .is_none_or(|refusal| refusal.what != *what || refusal.until <= now)
+    }
+
+    /// Notes a refusal; gives the pause until the next try.
+    pub(crate) fn note(&mut self, key: K, what: V, now: Instant) -> Duration {
+        let before = self.entries.get(&key);
+        let pause = before
+            .filter(|refusal| refusal.what == what)
+            .map_or(FIRST_PAUSE, |refusal| refusal.pause * 2)
+            .min(LONGEST_PAUSE);
+        let until = now + pause;
+        self.entries.insert(key, Refusal { what, pause, until });
+        pause
+    }
+
+    /// Forgets what is not wanted any more, or has been prepared.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.entries.retain(|key, _| wanted(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_an_hour_and_end() {
+        let mut refusals = Refusals::default();
+        let mut now = Instant::now();
+        assert!(refusals.allow(&1, &"bad", now));
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let pause = refusals.note(1, "bad", now);
+            assert!(!refusals.allow(&1, &"bad", now + pause - Duration::from_millis(1)));
+            now += pause;
+            assert!(refusals.allow(&1, &"bad", now));
+            pauses.push(pause.as_secs());
+        }
+        assert_eq!(pauses[..4], [10, 20, 40, 80]);
+        assert_eq!(pauses[11], 3600);
+    }
+
+    #[test]
+    fn another_assignment_is_tried_at_once_and_begins_anew() {
+        let mut refusals = Refusals::default();
+        let now = Instant::now();
+        refusals.note(1, "bad", now);
+        refusals.note(1, "bad", now);
+        assert!(refusals.allow(&1, &"mended", now) && refusals.allow(&2, &"bad", now));
+        assert_eq!(refusals.note(1, "mended", now), FIRST_PAUSE);
+        assert!(!refusals.allow(&1, &"mended", now));
+        refusals.retain(|_| false);
+        assert!(refusals.allow(&1, &"mended", now));
+    }
+}
