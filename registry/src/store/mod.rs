@@ -9,6 +9,7 @@ mod cards;
 mod certificates;
 mod checkpoints;
 mod conformance;
+mod connection;
 mod denied;
 mod lifecycle;
 mod organisations;
@@ -98,8 +99,10 @@ impl Tx {
 }
 
 impl Store {
-    /// Connects and brings the schema up to date. An unknown newer schema is refused.
+    /// Connects and brings the schema up to date. An unknown newer schema is refused, and so is
+    /// the way to another machine without verified TLS.
     pub async fn connect(url: &str) -> Result<Self, RegistryError> {
+        let options = connection::options(url)?;
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(ACQUIRE)
@@ -111,7 +114,7 @@ impl Store {
                         .map(drop)
                 })
             })
-            .connect(url)
+            .connect_with(options)
             .await?;
         MIGRATIONS.run(&pool).await?;
         Ok(Self {

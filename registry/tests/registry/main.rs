@@ -15,6 +15,7 @@ mod certificates;
 mod cluster;
 mod conformance;
 mod database;
+mod database_tls;
 mod delegation;
 mod enrolment;
 mod former;

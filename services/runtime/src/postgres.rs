@@ -87,12 +87,24 @@ impl LocalCluster {
 
     /// Starts the server of this cluster, after it was stopped or died.
     pub fn start_again(&self, durability: Durability) -> Result<(), RuntimeError> {
+        self.start_with(durability, &[])
+    }
+
+    /// The same with more settings, which win over this cluster's own.
+    pub fn start_with(
+        &self,
+        durability: Durability,
+        settings: &[(&str, &str)],
+    ) -> Result<(), RuntimeError> {
         let mut options = format!(
             "-c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
             self.sockets.display()
         );
         if durability == Durability::None {
             options.push_str(" -c fsync=off -c full_page_writes=off");
+        }
+        for (name, value) in settings {
+            options.push_str(&format!(" -c {name}='{value}'"));
         }
         let log = self.folder.join("postgres.log").display().to_string();
         self.pg_ctl(&["start", "-w", "-t", "60", "-l", &log, "-o", &options])
