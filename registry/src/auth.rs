@@ -10,6 +10,7 @@ use chemxor_runtime::status::bearer_token;
 use tonic::{Request, Status};
 
 use crate::RegistryError;
+use crate::calls::Call;
 use crate::store::{Caller, Store};
 
 /// A person or program: certificate of the platform that is not denied, and a token whose roles
@@ -22,16 +23,11 @@ pub(crate) async fn person<T>(
     // any certificate of the authority will do; its key is what the TLS handshake has proved
     let peer = peer_certificate(request)?;
     require_living(store, &peer).await?;
-    let known = async {
-        let token = bearer_token(request.metadata())?;
-        let caller = store.find_token(&token).await?;
-        caller.require(action)?;
-        Ok(caller)
-    };
-    known.await.inspect_err(|refusal: &Status| {
-        let (subject, reason) = (&peer.subject, refusal.message());
-        tracing::info!(%subject, serial = peer.serial, ?action, reason, "call refused");
-    })
+    let token = bearer_token(request.metadata())?;
+    let caller = store.find_token(&token).await?;
+    Call::of(request).is_by(&caller);
+    caller.require(action)?;
+    Ok(caller)
 }
 
 /// Whoever shows a living certificate of the platform; its key is what the handshake has proved.
@@ -46,11 +42,7 @@ pub(crate) async fn holder<T>(
 
 async fn require_living(store: &Store, peer: &PeerCertificate) -> Result<(), Status> {
     let subject = peer.subject.to_string();
-    let outcome = store.require_certificate(&subject, &peer.serial).await;
-    if outcome.is_err() {
-        tracing::warn!(%subject, serial = peer.serial, "certificate refused");
-    }
-    Ok(outcome?)
+    Ok(store.require_certificate(&subject, &peer.serial).await?)
 }
 
 /// The gateway, by its certificate.

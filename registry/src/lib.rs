@@ -8,8 +8,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod auth;
+mod calls;
 mod error;
 pub mod publication;
+mod readiness;
 mod service;
 mod signer;
 pub mod store;
@@ -36,6 +38,7 @@ use chemxor_runtime::tls::TlsFiles;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 pub use error::RegistryError;
@@ -144,6 +147,15 @@ async fn checkpoint(store: Store, minutes: NonZeroU32) {
     }
 }
 
+/// All of it behind one place that counts and logs, also what is no call at all.
+fn observed(routes: Routes) -> Routes {
+    let all = calls::Observed(routes.prepare());
+    Routes::default()
+        .into_axum_router()
+        .fallback_service(all)
+        .into()
+}
+
 /// Connects to the database, migrates it and serves until `stop`.
 pub async fn start(
     config: RegistryConfig,
@@ -163,13 +175,10 @@ pub async fn start(
     let addr = listener.local_addr().map_err(RegistryError::Listen)?;
     let mut served = serve::Served::new(&config.tls, config.operations)?;
     let tracer = served.trace("registry", "")?;
-    let services = Services::new(store.clone(), &config.tls.ca, tracer);
+    let services = Services::new(store.clone(), &config.tls.ca, tracer, stop.clone());
     let limit = MAX_MESSAGE_BYTES + MAX_MANIFEST_BYTES;
     let (interval, timeout) = KEEPALIVE;
-    let router = Server::builder()
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(interval))
-        .http2_keepalive_timeout(Some(timeout))
+    let routes = Routes::default()
         .add_service(CatalogServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(PublishingServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(AdminServer::new(services.clone()).max_decoding_message_size(limit))
@@ -178,12 +187,22 @@ pub async fn start(
         .add_service(CertificatesServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(MeteringServer::new(services.clone()).max_decoding_message_size(limit))
         .add_service(ControlServer::new(services).max_decoding_message_size(limit));
+    let router = Server::builder()
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(interval))
+        .http2_keepalive_timeout(Some(timeout))
+        .add_routes(observed(routes));
     tracing::info!(%addr, "registry listens");
     let housekeeping = futures::future::join(
         collect(store.clone(), config.orphan_hours),
         checkpoint(store.clone(), config.checkpoint_minutes),
     );
     tokio::spawn(store.follow_rights(stop.clone()));
+    tokio::spawn(readiness::follow(
+        store.clone(),
+        served.ready(),
+        stop.clone(),
+    ));
     let task = tokio::spawn(async move {
         let housekeeping = tokio::spawn(housekeeping);
         let ended = served.run(router, listener, stop).await;

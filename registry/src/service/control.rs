@@ -5,12 +5,13 @@ use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
 use chemxor_runtime::traces::Side;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::RegistryError;
 use crate::auth;
+use crate::calls::Call;
 use crate::service::{Services, argument, model_ref, version_id, watch};
 use crate::store::WorkerRow;
 
@@ -36,7 +37,9 @@ impl Control for Services {
         request: Request<v1::WatchPlacementsRequest>,
     ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
         auth::gateway(&self.store, &request).await?;
-        Ok(Response::new(watch::views(self.store.clone()).await?))
+        Ok(Response::new(
+            watch::views(self.store.clone(), self.stop.clone()).await?,
+        ))
     }
 
     async fn register_worker(
@@ -69,6 +72,7 @@ impl Control for Services {
         request: Request<v1::FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
         let name = auth::worker(&self.store, &request).await?;
+        let call = Call::of(&request);
         let request = request.into_inner();
         let version = version_id(&request.version)?;
         let store = self.store.clone();
@@ -94,6 +98,7 @@ impl Control for Services {
                 }))
             }
         });
+        let pieces = pieces.inspect_err(move |refusal| call.refused(refusal));
         Ok(Response::new(pieces.boxed()))
     }
 
@@ -126,6 +131,7 @@ impl Services {
         request: Request<v1::AuthorizeSessionRequest>,
     ) -> Result<Response<v1::AuthorizeSessionResponse>, Status> {
         auth::gateway(&self.store, &request).await?;
+        Call::of(&request).is_for(&request.get_ref().certificate_subject);
         let request = request.into_inner();
         let token = zeroize::Zeroizing::new(request.token);
         let model = model_ref(&request.model)?;

@@ -5,12 +5,13 @@ use chemxor_core::{Action, AuditLine, Event, ModelName, Role, RoleSet, Selector}
 use chemxor_proto::v1;
 use chemxor_proto::v1::governance_server::Governance;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
 use crate::RegistryError;
 use crate::auth;
+use crate::calls::Call;
 use crate::service::admin::note;
 use crate::service::{Services, argument, model_ref};
 use crate::store::{
@@ -416,6 +417,7 @@ impl Governance for Services {
         request: Request<v1::ExportAuditRequest>,
     ) -> Answer<Self::ExportAuditStream> {
         let caller = auth::person(&self.store, &request, Action::ReadAudit).await?;
+        let call = Call::of(&request);
         let last = self.store.begin_export(&caller).await?;
         let pages = stream::try_unfold((self.store.clone(), 0), move |(store, after)| async move {
             let page = store.export_page(after, last).await?;
@@ -432,6 +434,7 @@ impl Governance for Services {
             let answer = |lines| v1::ExportAuditResponse { lines };
             stream::iter(parts.into_iter().map(move |part| part.map(answer)))
         });
+        let parts = parts.inspect_err(move |refusal| call.refused(refusal));
         Ok(Response::new(parts.boxed()))
     }
 

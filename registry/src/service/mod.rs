@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use chemxor_core::{ErrorId, ModelRef, VersionId};
 use chemxor_runtime::traces::Tracer;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::RegistryError;
@@ -28,14 +29,22 @@ pub(crate) struct Services {
     /// Certificate of the platform's authority; read when a certificate is recorded.
     authority: Arc<Path>,
     tracer: Tracer,
+    /// Ends streams that would go on for ever.
+    stop: CancellationToken,
 }
 
 impl Services {
-    pub(crate) fn new(store: Store, authority: &Path, tracer: Tracer) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        authority: &Path,
+        tracer: Tracer,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             store,
             authority: authority.into(),
             tracer,
+            stop,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod api;
 mod audit;
+mod availability;
 mod calls;
 mod cards;
 mod catalogue;
@@ -22,6 +23,7 @@ mod former;
 mod governance;
 mod injection;
 mod lifecycle;
+mod logs;
 mod migrations;
 mod model;
 mod platform;
