@@ -25,6 +25,18 @@ fn follow(cases: &[&str], home: &Path) {
     }
 }
 
+/// Runs transcripts that name what only a running platform knows: `{NAME}` stands for a value.
+fn follow_filled(case: &str, home: &Path, values: &[(&str, &str)]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/transcripts");
+    let mut text = std::fs::read_to_string(folder.join(case)).unwrap();
+    for (name, value) in values {
+        text = text.replace(&format!("{{{name}}}"), value);
+    }
+    let filled = home.join(case.rsplit('/').next().unwrap());
+    std::fs::write(&filled, text).unwrap();
+    follow(&[filled.to_str().unwrap()], home);
+}
+
 fn home() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::Builder::new()
@@ -54,6 +66,8 @@ fn commands_that_need_no_platform() {
         "local/down.trycmd",
     ];
     follow(&cases, home.path());
+    let values = [("HOME", home.path().to_str().unwrap())];
+    follow_filled("local/added.trycmd", home.path(), &values);
 }
 
 #[test]
@@ -75,6 +89,100 @@ fn commands_of_administrators() {
     platform.publish("esol", true);
     follow(&["platform/governance.trycmd"], &platform.path(""));
     follow(&["platform/enrolment.trycmd"], &platform.path(""));
+}
+
+/// A card with everything that only people know.
+fn written_card(platform: &Platform, bundle: &str) {
+    let path = platform.path("card.json");
+    platform.json(&["card", "draft", bundle, "--output", path.to_str().unwrap()]);
+    let mut card: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for field in [
+        "/unit",
+        "/contact",
+        "/assay/description",
+        "/assay/species",
+        "/assay/target",
+        "/training_data/licence",
+        "/training_data/preparation",
+        "/training_data/split",
+        "/training_data/sources/0",
+        "/applicability/description",
+        "/intended_use/purpose",
+        "/intended_use/out_of_scope/0",
+    ] {
+        *card.pointer_mut(field).unwrap() = "written by a person".into();
+    }
+    // the unit is the manifest's
+    let inspected = platform.json(&["inspect", bundle]);
+    card["unit"] = inspected["manifest"]["unit"].clone();
+    let value = card["metrics"][0]["value"].as_f64().unwrap();
+    card["metrics"][0]["low"] = (value - 0.1).into();
+    card["metrics"][0]["high"] = (value + 0.1).into();
+    std::fs::write(&path, card.to_string()).unwrap();
+}
+
+#[test]
+fn commands_that_change_what_is_served_and_who_may_ask() {
+    let platform = Platform::start(1);
+    let place = |name: &str| platform.path(name).display().to_string();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/esol.csv");
+    let train = |epochs: &str, bundle: &str| {
+        let holdout = place("holdout.csv");
+        let what = [
+            "train",
+            "--input",
+            data,
+            "--name",
+            "esol",
+            "--unit",
+            "log10 mol/L",
+        ];
+        let how = [
+            "--epochs",
+            epochs,
+            "--output",
+            bundle,
+            "--holdout",
+            &holdout,
+        ];
+        platform.json(&[&what[..], &how].concat());
+    };
+    train("9", &place("second.cxb"));
+    train("8", &place("esol.cxb"));
+    let first = platform.publish_bundle("esol", &place("esol.cxb"), true, "steps");
+    let config = place("worker-1.toml");
+    let shown = platform.json(&["worker", "--config", &config, "--fingerprint"]);
+    let digits = &shown["fingerprint"].as_str().unwrap()[..32];
+    let pin = chemxor_client::known_workers::grouped(digits);
+    // a pinned key counts more than what was sealed to before
+    let lie = format!("worker-1 {}\n", "0".repeat(64));
+    let known = platform.path("local/known_workers");
+    std::fs::write(&known, &lie).unwrap();
+    let pinned = format!("worker-1={pin}");
+    let published = platform.json(&["publish", &place("second.cxb"), "--worker", &pinned]);
+    let second = published["version"].as_str().unwrap();
+    platform.json(&["approve", "esol"]);
+    std::fs::write(&known, &lie).unwrap();
+    written_card(&platform, &place("esol.cxb"));
+    let who = ["--org", "default", "--subject", "paul", "--role", "querier"];
+    platform.json(&[
+        "member", "add", "paul", "--org", "default", "--role", "querier",
+    ]);
+    let token = platform.json(&[&["token", "create"][..], &who].concat());
+    let home = place("");
+    let values = [
+        ("HOME", home.trim_end_matches('/')),
+        ("PIN", &pin),
+        ("FIRST", &first),
+        ("SECOND", second),
+        ("TOKEN", token["id"].as_str().unwrap()),
+    ];
+    follow_filled("platform/versions.trycmd", &platform.path(""), &values);
+    let waiting = platform.json(&["cert", "list", "--waiting"]);
+    let request = waiting[0]["id"].as_str().unwrap();
+    let values = [("REQUEST", request)];
+    follow_filled("platform/refused.trycmd", &platform.path(""), &values);
 }
 
 #[test]
@@ -164,18 +272,22 @@ fn commands(above: &[String], found: &mut Vec<Vec<String>>) {
 #[test]
 fn every_command_has_a_transcript_for_people_and_one_in_json() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/transcripts");
-    let lines: Vec<String> = ["local", "platform"]
+    let calls: Vec<(String, bool)> = ["local", "platform"]
         .iter()
         .flat_map(|part| std::fs::read_dir(folder.join(part)).unwrap())
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|end| end == "trycmd"))
         .flat_map(|path| {
             let text = std::fs::read_to_string(path).unwrap();
-            let lines = text.lines().filter_map(|line| line.strip_prefix("$ "));
-            let called = lines.filter_map(|line| Some(line.split_once("chemxor ")?.1.to_owned()));
+            let lines: Vec<&str> = text.lines().collect();
+            let called = lines.windows(2).filter_map(|two| {
+                let (_, line) = two[0].strip_prefix("$ ")?.split_once("chemxor ")?;
+                let status = two[1].strip_prefix("? ").unwrap_or("success");
+                Some((line.to_owned(), ["0", "success"].contains(&status)))
+            });
             called.collect::<Vec<_>>()
         })
-        .filter(|line| !line.contains("--help"))
+        .filter(|(line, _)| !line.contains("--help"))
         .collect();
     let mut found = Vec::new();
     commands(&[], &mut found);
@@ -186,14 +298,22 @@ fn every_command_has_a_transcript_for_people_and_one_in_json() {
         if ["completions", "man"].contains(&name.as_str()) {
             continue;
         }
-        let shown = |json: bool| {
-            lines.iter().any(|line| {
+        let of_this: Vec<&(String, bool)> = calls
+            .iter()
+            .filter(|(line, _)| {
                 let rest = line.strip_prefix(&name);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-                    && line.contains("--format json") == json
             })
+            .collect();
+        let shown = |json: bool| {
+            let mut lines = of_this.iter().map(|(line, _)| line);
+            lines.any(|line| line.contains("--format json") == json)
         };
         assert!(shown(false), "no transcript for people: {name}");
         assert!(shown(true), "no transcript in JSON: {name}");
+        // these run until they are stopped
+        let endless = ["registry", "gateway", "serve"].contains(&name.as_str());
+        let succeeds = of_this.iter().any(|(_, success)| *success);
+        assert!(succeeds || endless, "only refusals of: {name}");
     }
 }
