@@ -219,7 +219,7 @@ mod tests {
             outcome,
         };
         let level = |warmup: Outcome, last: Outcome| {
-            let window = |outcome| (vec![sample(outcome), sample(Outcome::Right)], 1.0);
+            let window = |outcome| (vec![sample(outcome), sample(Right)], 1.0);
             let windows = [window(warmup)];
             [summarise(
                 Mode::Concurrency(1.0),

@@ -32,15 +32,11 @@ async fn limited(platform: &Platform, api: &impl Api, quota: Quota) -> VersionId
 }
 
 async fn limit(api: &impl Api, quota: Quota) {
-    let quota = everyone(quota);
-    api.set_quota("adam", "esol", &quota).await.unwrap();
-}
-
-fn everyone(quota: Quota) -> Quota {
-    Quota {
+    let quota = Quota {
         organisation: "*".to_owned(),
         ..quota
-    }
+    };
+    api.set_quota("adam", "esol", &quota).await.unwrap();
 }
 
 fn a_day(queries: u64) -> Quota {
@@ -186,7 +182,10 @@ async fn open_sessions_are_limited_until_one_is_settled(platform: &Platform, api
 
 async fn only_who_governs_the_model_sets_its_limits(platform: &Platform, api: &impl Api) {
     let version = limited(platform, api, a_day(1)).await;
-    let quota = everyone(a_day(100));
+    let quota = Quota {
+        organisation: "*".to_owned(),
+        ..a_day(100)
+    };
     for by in ["paul", "rita", "quinn"] {
         let refused = api.set_quota(by, "esol", &quota).await;
         assert_eq!(refused, Err(ErrorId::RoleMissing), "{by}");
@@ -245,7 +244,7 @@ async fn of_200_parallel_clients_that_settle_nothing_is_counted_twice_or_lost(
             }
         };
         // every fourth query releases nothing; each settles twice, as after a lost answer
-        let answered = u64::from(number % 4 != 0);
+        let answered = u64::from(!number.is_multiple_of(4));
         for _ in 0..2 {
             api.settle(id, answered, 10, 2).await.unwrap();
         }
