@@ -41,7 +41,7 @@ pub enum ConformanceError {
     },
     /// Nothing to compare with.
     #[error(
-        "the manifest has {0} known answers, {LEAST_VECTORS} or more are asked for: train or import it again with a current release"
+        "the manifest has {0} known answers, {LEAST_VECTORS} or more are asked for: train or import it again with a current release, and with more output bits when rounding spreads the answers over a sixteenth of their range"
     )]
     Unknown(usize),
     /// Too far from the twin.

@@ -20,6 +20,7 @@ mod manifest;
 mod reply;
 mod roles;
 mod signing;
+mod text;
 
 pub use audit::{
     AuditLine, AuditRow, AuditSummary, ChainError, ChainVerifier, Checkpoint, verify_export,
@@ -44,7 +45,7 @@ pub use ids::{
     AliasName, BlobDigest, IdError, ModelName, ModelRef, OrganisationName, Selector, VersionId,
     WorkerName,
 };
-pub use known_answers::{ExpectedCode, KnownAnswer, MAX_KNOWN_ANSWERS, code_offset};
+pub use known_answers::{ExpectedCode, KnownAnswer, MAX_KNOWN_ANSWERS, code_offset, widest};
 pub use lifecycle::{Event, LifecycleError, State};
 pub use manifest::{
     ApplicabilityDomain, BlobRef, DataFingerprint, DescriptorScaling, DifferentialPrivacy,
@@ -57,3 +58,4 @@ pub use signing::{
     SignatureError, sign_approval, sign_card, sign_checkpoint, sign_conformance, sign_manifest,
     verify_approval, verify_card, verify_checkpoint, verify_conformance, verify_manifest,
 };
+pub use text::is_visible;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::known_answers::{KnownAnswer, MAX_KNOWN_ANSWERS};
-use crate::{BlobDigest, ModelName, RingStatement, StepGraph, VersionId};
+use crate::{BlobDigest, ModelName, RingStatement, StepGraph, VersionId, is_visible};
 
 /// Format number that this build writes and reads.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -544,8 +544,8 @@ impl Manifest {
             texts
                 .into_iter()
                 .chain(names)
-                .all(|text| text.len() <= 2000 && !text.chars().any(char::is_control)),
-            "texts are at most 2000 bytes, without control characters",
+                .all(|text| text.len() <= 2000 && text.chars().all(is_visible)),
+            "texts are at most 2000 bytes, without control or invisible characters",
         )
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{CARD_FORMAT, ModelCard, TODO};
-use crate::{Manifest, Task, VersionId};
+use crate::{Manifest, Task, VersionId, is_visible};
 
 /// Longest text of one field, in bytes.
 const MAX_TEXT: usize = 4000;
@@ -61,8 +61,10 @@ impl Findings {
     }
 
     fn length(&mut self, field: &str, text: &str) {
-        if text.len() > MAX_TEXT || text.chars().any(|c| c.is_control() && c != '\n') {
-            let problem = format!("has at most {MAX_TEXT} bytes and no control characters");
+        let visible = text.chars().all(|c| is_visible(c) || c == '\n');
+        if text.len() > MAX_TEXT || !visible {
+            let problem =
+                format!("has at most {MAX_TEXT} bytes and no control or invisible characters");
             self.add(Severity::Error, field, problem);
         }
     }

@@ -1,7 +1,7 @@
 //! What the integers of a model answer for molecules that everybody knows: the known answers that
 //! the manifest states (docs/decisions/0022-known-answers.md).
 
-use chemxor_core::{ExpectedCode, KnownAnswer, code_offset};
+use chemxor_core::{ExpectedCode, KnownAnswer, code_offset, widest};
 use chemxor_fhe::twin::{evaluate, stochastic};
 use rand::RngExt;
 use rayon::prelude::*;
@@ -36,7 +36,8 @@ const DRAWS: usize = 64;
 /// model fails with a probability below one in a million for each output.
 const ALLOWED: (f64, f64) = (6.0, 2.0);
 
-/// One for each molecule that the featuriser reads.
+/// One for each molecule that the featuriser reads and whose outputs rounding does not spread wider than
+/// a known answer may be.
 pub(super) fn of(dataset: &Dataset, quantised: &Quantised, seed: u64) -> Vec<KnownAnswer> {
     let indexed = MOLECULES.par_iter().enumerate();
     let answers = indexed.filter_map(|(number, smiles)| {
@@ -57,7 +58,7 @@ pub(super) fn of(dataset: &Dataset, quantised: &Quantised, seed: u64) -> Vec<Kno
         let bits = quantised.graph.last().output_bits;
         let outputs = (0..quantised.outputs.len())
             .map(|output| expected(draws.iter().map(|draw| draw[output]), bits))
-            .collect();
+            .collect::<Option<_>>()?;
         Some(KnownAnswer {
             smiles: (*smiles).to_owned(),
             outputs,
@@ -66,8 +67,8 @@ pub(super) fn of(dataset: &Dataset, quantised: &Quantised, seed: u64) -> Vec<Kno
     answers.collect()
 }
 
-/// Mean and spread of codes of so many bits, which wrap.
-fn expected(mut drawn: impl Iterator<Item = u32> + Clone, bits: u8) -> ExpectedCode {
+/// Mean and spread of codes of so many bits, which wrap; none when the spread says nothing.
+fn expected(mut drawn: impl Iterator<Item = u32> + Clone, bits: u8) -> Option<ExpectedCode> {
     let modulus = 1i64 << bits;
     let first = drawn.clone().next().unwrap_or_default();
     let offsets = drawn
@@ -77,12 +78,11 @@ fn expected(mut drawn: impl Iterator<Item = u32> + Clone, bits: u8) -> ExpectedC
     let mean = offsets.clone().sum::<f64>() / count;
     let variance = offsets.map(|offset| (offset - mean).powi(2)).sum::<f64>() / count;
     let code = (i64::from(first) + mean.round() as i64).rem_euclid(modulus);
-    let within = (ALLOWED.0 * variance.sqrt() + ALLOWED.1).ceil() as i64;
-    ExpectedCode {
+    let within = (ALLOWED.0 * variance.sqrt() + ALLOWED.1).ceil() as u32;
+    (within <= widest(bits)).then_some(ExpectedCode {
         code: code as u32,
-        // beyond half of the circle nothing would be too far
-        within: within.clamp(1, modulus / 2 - 1) as u32,
-    }
+        within,
+    })
 }
 
 #[cfg(test)]
@@ -92,12 +92,12 @@ mod tests {
     #[test]
     fn codes_near_the_seam_have_their_mean_there() {
         let at = |codes: &[u32]| expected(codes.iter().copied(), 8);
-        assert_eq!(at(&[7; 8]), ExpectedCode { code: 7, within: 2 });
-        let seam = at(&[0, 1, 255, 0, 254, 0]);
+        assert_eq!(at(&[7; 8]), Some(ExpectedCode { code: 7, within: 2 }));
+        let seam = at(&[0, 1, 255, 0, 254, 0]).unwrap();
         assert!(seam.code == 0 && seam.within > 2, "{seam:?}");
-        let below = at(&[1, 253, 253, 253]);
+        let below = at(&[1, 253, 253, 253]).unwrap();
         assert_eq!(below.code, 254);
-        // a spread over everything stays something that can be missed
-        assert_eq!(at(&[0, 64, 192, 127, 130]).within, 127);
+        // of a spread over everything nothing can be expected
+        assert_eq!(at(&[0, 64, 192, 127, 130]), None);
     }
 }
