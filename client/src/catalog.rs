@@ -112,7 +112,15 @@ pub(crate) async fn call<T>(
     access: &Access,
     future: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, ClientError> {
-    tokio::time::timeout(DEADLINE, future)
+    call_within(access, DEADLINE, future).await
+}
+
+pub(crate) async fn call_within<T>(
+    access: &Access,
+    deadline: Duration,
+    future: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(deadline, future)
         .await
         .map_err(|_| ClientError::Deadline("the registry"))?
         .map(tonic::Response::into_inner)

@@ -19,6 +19,7 @@ use crate::{Access, ClientError};
 /// Workers that have just been given a version open it first.
 const PATIENCE: Patience = Patience {
     attempts: 60,
+    outage: Duration::ZERO,
     pause: Duration::from_millis(100),
 };
 

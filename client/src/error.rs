@@ -94,7 +94,26 @@ pub(crate) fn told(id: ErrorId, status: &tonic::Status) -> (String, bool) {
             let text = format!("{message}; come back in {hours} h {minutes} min");
             (text, false)
         }
-        _ => (message.to_owned(), id.is_retryable()),
+        _ => {
+            let name = status.metadata().get(REQUEST_ID);
+            let name = name.and_then(|name| name.to_str().ok());
+            (traceable(id, message, name), id.is_retryable())
+        }
+    }
+}
+
+/// Header with the name by which a service's log knows a request or session.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+const NAMED: &str = "; request id ";
+
+/// The message of an error that is to be reported, with the name by which it is found in the log.
+pub(crate) fn traceable(id: ErrorId, message: &str, request: Option<&str>) -> String {
+    match request {
+        Some(request) if id == ErrorId::Internal && !message.contains(NAMED) => {
+            format!("{message}{NAMED}{request}")
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -106,6 +125,17 @@ impl ClientError {
             Self::Connection { .. } | Self::Deadline(_) => true,
             // a gateway that is started again comes back
             Self::Runtime(chemxor_runtime::RuntimeError::Unreachable { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the platform, or a part of it, does not answer: it may come back without anybody's doing.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Service { id, .. } => {
+                matches!(id, ErrorId::StorageUnavailable | ErrorId::WorkerUnavailable)
+            }
+            Self::Connection { .. } | Self::Deadline(_) | Self::Runtime(_) => self.is_retryable(),
             _ => false,
         }
     }
@@ -158,5 +188,20 @@ mod tests {
             "{text}"
         );
         assert!(refused(1).is_retryable());
+    }
+
+    #[test]
+    fn what_is_to_be_reported_names_the_request_once() {
+        let failed = |id: ErrorId| {
+            let mut status = chemxor_runtime::status::status(id, "report this");
+            let name = "019ac6f0".parse().unwrap();
+            status.metadata_mut().insert(REQUEST_ID, name);
+            told(id, &status).0
+        };
+        let message = failed(ErrorId::Internal);
+        assert_eq!(message, "report this; request id 019ac6f0");
+        // a session's own name comes after that of its status
+        assert_eq!(traceable(ErrorId::Internal, &message, Some("77")), message);
+        assert_eq!(failed(ErrorId::ModelUnknown), "report this");
     }
 }

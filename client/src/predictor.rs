@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chemxor_core::{Manifest, VersionId};
 use futures::{Stream, StreamExt};
@@ -23,6 +23,9 @@ pub struct Patience {
     pub attempts: u32,
     /// Pause after the first failure; doubles each time, up to two seconds.
     pub pause: Duration,
+    /// How long a molecule waits in all while the platform is away: nobody answers, or a service says
+    /// that its own peers do not. Such attempts are not counted before.
+    pub outage: Duration,
 }
 
 impl Default for Patience {
@@ -30,6 +33,7 @@ impl Default for Patience {
         Self {
             attempts: 8,
             pause: Duration::from_millis(100),
+            outage: Duration::ZERO,
         }
     }
 }
@@ -88,6 +92,12 @@ impl Predictor {
             patience,
             open: Mutex::new(None),
         }
+    }
+
+    /// Asks more or less patiently.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// The model.
@@ -155,7 +165,12 @@ impl Predictor {
         features: Vec<u16>,
         mut round: impl FnMut(u32),
     ) -> Result<Prediction, ClientError> {
-        let mut pause = self.patience.pause;
+        let Patience {
+            attempts,
+            mut pause,
+            outage,
+        } = self.patience;
+        let started = Instant::now();
         let mut attempt = 1;
         loop {
             let outcome = match self.session().await {
@@ -163,7 +178,11 @@ impl Predictor {
                 Err(error) => Err(error),
             };
             match outcome {
-                Err(error) if error.is_retryable() && attempt < self.patience.attempts => {
+                Err(error)
+                    if error.is_retryable()
+                        && (attempt < attempts
+                            || error.is_outage() && started.elapsed() < outage) =>
+                {
                     tracing::info!(attempt, %error, "asking again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

@@ -2,6 +2,7 @@
 //! sign the manifest, upload, submit. The registry receives ciphertext only.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chemxor_core::{BlobDigest, Bundle, VersionId, sign_manifest};
@@ -11,11 +12,14 @@ use chemxor_proto::{MAX_FRAME_BYTES, STATE_KEY_STEP, v1};
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use crate::catalog::{call, channel};
+use crate::catalog::{DEADLINE, call, call_within, channel};
 use crate::placement::{Spread, place};
 use crate::{Access, ClientError};
 
 pub use chemxor_proto::v1::Worker;
+
+/// Bytes a second below which an upload is given up; what has arrived stays, and is not sent again.
+const SLOWEST_UPLOAD: u64 = 64 << 10;
 
 /// What was published.
 #[derive(Debug, Clone)]
@@ -91,7 +95,8 @@ pub async fn publish(
         let offset = usize::try_from(missing.offset)
             .unwrap_or(0)
             .min(content.len());
-        uploaded += (content.len() - offset) as u64;
+        let left = (content.len() - offset) as u64;
+        uploaded += left;
         let header = v1::BlobHeader {
             version: begun.version.clone(),
             sha256: missing.sha256.clone(),
@@ -99,7 +104,8 @@ pub async fn publish(
         };
         let chunks = chunks(header, content.slice(offset..));
         let request = access.token.sign(tokio_stream::iter(chunks))?;
-        call(access, client.upload_blob(request)).await?;
+        let deadline = DEADLINE + Duration::from_secs(left / SLOWEST_UPLOAD);
+        call_within(access, deadline, client.upload_blob(request)).await?;
     }
     let submit = v1::SubmitVersionRequest {
         version: begun.version.clone(),

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::error::told;
+use crate::error::{REQUEST_ID, told, traceable};
 use crate::{Access, ClientError};
 
 /// How long opening a session may take.
@@ -119,11 +119,14 @@ impl Session {
                 .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
             let request = access.token.sign(ReceiverStream::new(frames))?;
             let refused = |status: tonic::Status| ClientError::from_status(&endpoint, &status);
-            let mut stream = client.session(request).await.map_err(refused)?.into_inner();
+            let answer = client.session(request).await.map_err(refused)?;
+            let name = answer.metadata().get(REQUEST_ID);
+            let name = name.and_then(|name| Some(name.to_str().ok()?.to_owned()));
+            let mut stream = answer.into_inner();
             let opened = stream.message().await.map_err(refused)?;
-            Ok::<_, ClientError>((stream, opened.and_then(|frame| frame.kind)))
+            Ok::<_, ClientError>((stream, name, opened.and_then(|frame| frame.kind)))
         };
-        let (stream, opened) = tokio::time::timeout(OPEN_DEADLINE, opening)
+        let (stream, name, opened) = tokio::time::timeout(OPEN_DEADLINE, opening)
             .await
             .map_err(|_| ClientError::Deadline("the gateway"))??;
         let Some(v1::server_frame::Kind::Opened(opened)) = opened else {
@@ -135,7 +138,7 @@ impl Session {
             ));
         }
         let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let reader = tokio::spawn(read(stream, waiting.clone()));
+        let reader = tokio::spawn(read(stream, name, waiting.clone()));
         Ok(Self {
             endpoint: access.endpoint.clone(),
             manifest,
@@ -366,7 +369,11 @@ async fn compute<T: Send + 'static>(
 }
 
 /// Hands frames to their queries until the stream ends.
-async fn read(mut stream: Streaming<v1::ServerFrame>, waiting: Arc<Mutex<Waiting>>) {
+async fn read(
+    mut stream: Streaming<v1::ServerFrame>,
+    name: Option<String>,
+    waiting: Arc<Mutex<Waiting>>,
+) {
     let lock = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let ended = loop {
         let frame = match stream.message().await {
@@ -381,7 +388,10 @@ async fn read(mut stream: Streaming<v1::ServerFrame>, waiting: Arc<Mutex<Waiting
             Err(status) => {
                 let id = chemxor_runtime::status::error_id(&status);
                 let (message, retryable) = match id {
-                    Some(id) => told(id, &status),
+                    Some(id) => {
+                        let (message, retryable) = told(id, &status);
+                        (traceable(id, &message, name.as_deref()), retryable)
+                    }
                     None => (status.message().to_owned(), true),
                 };
                 break Ended {

@@ -17,7 +17,7 @@ use tonic::{Code, Request, Status};
 
 use crate::store::Caller;
 
-/// Header with the caller's name for its request.
+/// Header with the caller's name for its request; a request without one gets one, and a refusal names it.
 const REQUEST_ID: &str = "x-request-id";
 /// Longest request id.
 const MAX_REQUEST_ID: usize = 64;
@@ -28,7 +28,7 @@ const MAX_TEXT: usize = 300;
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     rpc: String,
-    request_id: Option<String>,
+    request_id: String,
     peer: Option<Arc<PeerCertificate>>,
     /// Organisation and subject of the token, once it is known.
     caller: OnceLock<(String, String)>,
@@ -57,7 +57,8 @@ impl Call {
         let path = request.uri().path().trim_start_matches('/');
         Self {
             rpc: shorten(path.strip_prefix("chemxor.v1.").unwrap_or(path)),
-            request_id: request_id(request.headers()),
+            request_id: request_id(request.headers())
+                .unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string()),
             peer: peer_certificate(&shown).ok(),
             ..Self::default()
         }
@@ -185,10 +186,18 @@ where
         Box::pin(async move {
             let answer = answer.await?;
             let outcome = Status::from_header_map(answer.headers());
-            Ok(match call.end(begun, outcome) {
+            let is_refusal = outcome
+                .as_ref()
+                .is_some_and(|status| status.code() != Code::Ok);
+            let mut answer = match call.end(begun, outcome) {
                 Some(named) => named.into_http(),
                 None => answer,
-            })
+            };
+            // what the caller reports is found in the log
+            if is_refusal && let Ok(name) = call.request_id.parse() {
+                answer.headers_mut().insert(REQUEST_ID, name);
+            }
+            Ok(answer)
         })
     }
 }

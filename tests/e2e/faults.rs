@@ -18,7 +18,7 @@ pub(crate) fn write_library(platform: &Platform, rows: usize) -> String {
     path.display().to_string()
 }
 
-fn rows_of(path: &std::path::Path) -> usize {
+pub(crate) fn rows_of(path: &std::path::Path) -> usize {
     std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
@@ -72,6 +72,36 @@ fn a_killed_worker_that_comes_back_costs_no_row() {
     assert!(!partial.exists());
 }
 
+/// Longer than the attempts of one molecule take, which ended such a batch.
+#[test]
+fn a_gateway_that_is_away_for_long_costs_no_row() {
+    let mut platform = Platform::start(2);
+    platform.publish("esol", true);
+    let input = write_library(&platform, 3000);
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let path = output.to_str().unwrap();
+    let log = platform.path("query.log");
+    let mut query = platform
+        .command(&["query", "esol", "--input", &input, "--output", path])
+        .env("CHEMXOR_LOG", "info")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
+    platform.gateway.take().unwrap().kill();
+    wait_until("more attempts than one molecule has", || {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.contains("attempt=9").then_some(())
+    });
+    assert!(!output.exists(), "the batch waits");
+    platform.start_gateway();
+    let status = query.wait().unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(status.success(), "{status:?} {said}");
+    check_rows(&output, 3000);
+}
+
 #[test]
 fn a_worker_that_stays_away_stops_the_run_with_a_clear_error() {
     let mut platform = Platform::start(2);
@@ -86,6 +116,8 @@ fn a_worker_that_stays_away_stops_the_run_with_a_clear_error() {
         &input,
         "--output",
         output.to_str().unwrap(),
+        "--patience",
+        "0",
     ];
     let query = platform
         .command(&arguments)

@@ -7,6 +7,7 @@ mod book;
 mod clock;
 mod conformance;
 mod contract;
+mod counters;
 mod deploy;
 mod disk;
 mod enrolment;

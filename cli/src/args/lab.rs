@@ -137,6 +137,10 @@ pub(crate) struct QueryArgs {
     /// Queries at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) in_flight: u16,
+    /// How long a molecule of a run waits while the platform is away; then the run stops, and
+    /// `--resume` goes on.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) patience: u16,
     /// Name of the lab's key; `default` is made when it is absent.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) key: String,

@@ -78,6 +78,18 @@ fn visibility_text(value: &v1::SetVisibilityRequest) -> String {
     }
 }
 
+/// Whether somebody who sees a model now may not see it any more. Members of a consortium count as
+/// others than those listed: who they are is not known here.
+fn narrows(now: &v1::SetVisibilityRequest, next: &v1::SetVisibilityRequest) -> bool {
+    let listed = |name: &String| next.organisations.contains(name);
+    match (now.visibility.as_str(), next.visibility.as_str()) {
+        ("private", _) | (_, "everyone") => false,
+        ("listed", "listed") => !now.organisations.iter().all(listed),
+        ("consortium", "consortium") => now.consortium != next.consortium,
+        _ => true,
+    }
+}
+
 async fn visibility(home: &Home, format: Format, args: &VisibilityArgs) -> Result<()> {
     let request = match args.visibility {
         None => None,
@@ -92,15 +104,6 @@ async fn visibility(home: &Home, format: Format, args: &VisibilityArgs) -> Resul
                     "write `private`, `everyone`, `listed` with --org, or `consortium` with --consortium"
                 ),
             };
-            if kind == "everyone" {
-                let consequence = "every organisation of the platform sees it";
-                ask(
-                    args.yes,
-                    "show",
-                    &format!("{} to everyone", args.model),
-                    consequence,
-                )?;
-            }
             Some(v1::SetVisibilityRequest {
                 model: args.model.clone(),
                 visibility: kind.to_owned(),
@@ -110,18 +113,28 @@ async fn visibility(home: &Home, format: Format, args: &VisibilityArgs) -> Resul
         }
     };
     let registry = registry(home, &OWNERS).await?;
-    let now = match request {
-        Some(request) => {
-            registry.set_visibility(request.clone()).await?;
-            request
+    let model = args.model.clone();
+    let mut now = registry
+        .get_visibility(v1::GetVisibilityRequest { model })
+        .await?;
+    if let Some(request) = request {
+        let model = &args.model;
+        if request.visibility == "everyone" && now.visibility != "everyone" {
+            let consequence = "every organisation of the platform sees it";
+            ask(
+                args.yes,
+                "show",
+                &format!("{model} to everyone"),
+                consequence,
+            )?;
+        } else if narrows(&now, &request) {
+            let what = format!("{model} from who sees it now ({})", visibility_text(&now));
+            let consequence = "their running sessions end at the next step";
+            ask(args.yes, "hide", &what, consequence)?;
         }
-        None => {
-            let model = args.model.clone();
-            registry
-                .get_visibility(v1::GetVisibilityRequest { model })
-                .await?
-        }
-    };
+        registry.set_visibility(request.clone()).await?;
+        now = request;
+    }
     let consortium = (!now.consortium.is_empty()).then_some(&now.consortium);
     let value = json!({
         "model": now.model, "visibility": now.visibility, "organisations": now.organisations,
@@ -384,6 +397,31 @@ async fn show_quotas(home: &Home, format: Format, args: &ModelNameArg) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_visibility_narrows_when_somebody_may_lose_sight() {
+        let seen =
+            |visibility: &str, organisations: &[&str], consortium: &str| v1::SetVisibilityRequest {
+                model: "esol".to_owned(),
+                visibility: visibility.to_owned(),
+                organisations: organisations.iter().map(ToString::to_string).collect(),
+                consortium: consortium.to_owned(),
+            };
+        let (private, everyone) = (seen("private", &[], ""), seen("everyone", &[], ""));
+        let (one, two) = (seen("listed", &["a"], ""), seen("listed", &["a", "b"], ""));
+        let (club, other) = (seen("consortium", &[], "c"), seen("consortium", &[], "d"));
+        let all = [&private, &everyone, &one, &two, &club, &other];
+        for any in all {
+            assert!(!narrows(&private, any) && !narrows(any, &everyone));
+            assert!(!narrows(any, any));
+        }
+        for any in &all[1..] {
+            assert!(narrows(any, &private), "{any:?}");
+        }
+        assert!(!narrows(&one, &two) && narrows(&two, &one));
+        assert!(narrows(&club, &other) && narrows(&club, &two) && narrows(&two, &club));
+        assert!(narrows(&everyone, &two));
+    }
 
     #[test]
     fn a_sunset_is_the_begin_of_a_day() {

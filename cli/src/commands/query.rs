@@ -1,6 +1,7 @@
 //! `query`: one molecule or a table.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chemxor_client::batch::{self, BatchOptions, BatchReport, Existing, RunRecord};
@@ -66,7 +67,12 @@ pub(crate) async fn run(home: &Home, format: Format, args: &QueryArgs) -> Result
         (Some(output), true) => RunRecord::read(output)?.map_or(model, |run| run.model),
         _ => model,
     };
+    let patience = Patience {
+        outage: Duration::from_secs(args.patience.into()),
+        ..Patience::default()
+    };
     let predictor = predictor(&home, &model, &args.key).await?;
+    let predictor = predictor.with_patience(patience);
     match &args.output {
         Some(output) if !args.estimate => many(&predictor, format, args, input, output).await,
         _ => {

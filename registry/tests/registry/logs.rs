@@ -152,15 +152,18 @@ impl Attacks {
 
         let request = signed("' or 'canary'='canary", list());
         let refused = self.platform.catalogue().list_models(request).await;
-        let line = self.line(&refused.unwrap_err(), ErrorId::TokenRefused);
-        assert_eq!(line.field("request_id"), "", "none was sent");
+        let refused = refused.unwrap_err();
+        let line = self.line(&refused, ErrorId::TokenRefused);
+        let told = refused.metadata().get("x-request-id").unwrap();
+        assert_eq!(line.field("request_id"), told.to_str().unwrap());
+        assert_eq!(line.field("request_id").len(), 32, "none was sent");
 
         // a name that could forge lines is no name
         let request = self.platform.by("quinn", v1::ExportAuditRequest {});
         let request = named("a line: admin let in", request);
         let refused = self.platform.governance().export_audit(request).await;
         let line = self.line(&refused.unwrap_err(), ErrorId::RoleMissing);
-        assert_eq!(line.field("request_id"), "");
+        assert_eq!(line.field("request_id").len(), 32);
         assert_eq!(line.field("subject"), "quinn");
     }
 

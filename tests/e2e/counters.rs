@@ -1,0 +1,65 @@
+//! What the registry has counted, beside the rows that a client really has, after `kill -9` of every
+//! party that counts.
+
+use std::process::Stdio;
+
+use crate::faults::{check_rows, rows_of, write_library};
+use crate::platform::{Platform, wait_until};
+
+/// Rows of the batch, each one query.
+const ROWS: u64 = 3000;
+/// Queries that the client has in flight: so many may be asked again after each death.
+const IN_FLIGHT: u64 = 8;
+/// Deaths that end the session, or cut it off from the registry.
+const DEATHS: u64 = 3;
+/// A gateway that dies settles nothing: what it had reserved ahead stays counted, a block and a half.
+const RESERVED: u64 = 384;
+
+fn counted(platform: &Platform) -> u64 {
+    let shown = platform.json(&["quota", "show", "esol"]);
+    let usage = shown["usage"].as_array().unwrap();
+    let own = usage.iter().find(|row| row["organisation"] == "default");
+    own.map_or(0, |row| row["lifetime_queries"].as_u64().unwrap())
+}
+
+#[test]
+fn no_row_is_uncounted_and_few_are_counted_twice_when_whoever_counts_dies() {
+    let mut platform = Platform::start(2);
+    platform.publish("esol", true);
+    let before = counted(&platform);
+    let input = write_library(&platform, ROWS as usize);
+    let output = platform.path("out.csv");
+    let partial = platform.path("out.csv.partial");
+    let path = output.to_str().unwrap();
+    let in_flight = IN_FLIGHT.to_string();
+    let mut query = platform
+        .command(&["query", "esol", "--input", &input, "--output", path])
+        .args(["--in-flight", &in_flight])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let more = |rows: usize| {
+        wait_until("more rows", || {
+            assert!(!output.exists(), "the batch ended before the last death");
+            (rows_of(&partial) > rows).then_some(())
+        });
+    };
+    more(200);
+    platform.gateway.take().unwrap().kill();
+    platform.start_gateway();
+    more(rows_of(&partial) + 200);
+    platform.kill_registry();
+    platform.start_registry();
+    more(rows_of(&partial) + 200);
+    platform.kill_postgres();
+    let status = query.wait().unwrap();
+    assert!(status.success(), "{status:?} {}", platform.log("gateway"));
+    check_rows(&output, ROWS as usize);
+
+    // each row was asked under a reservation, which is counted before the query begins
+    let most = ROWS + DEATHS * IN_FLIGHT + RESERVED;
+    let settled = wait_until("the last session to be settled", || {
+        Some(counted(&platform) - before).filter(|queries| *queries <= most)
+    });
+    assert!(settled >= ROWS, "{settled} queries counted for {ROWS} rows");
+}
