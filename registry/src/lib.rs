@@ -70,6 +70,9 @@ pub struct RegistryConfig {
     /// Hours after which what was uploaded to a draft, and then left, is removed.
     #[serde(default = "orphan_hours")]
     pub orphan_hours: u32,
+    /// GiB that drafts of one organisation, which are not submitted yet, may take together.
+    #[serde(default = "draft_gib")]
+    pub draft_gib: u32,
     /// Minutes between two signed checkpoints of the audit log.
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: NonZeroU32,
@@ -88,6 +91,10 @@ impl fmt::Debug for RegistryConfig {
 /// Ten.
 fn checkpoint_minutes() -> NonZeroU32 {
     const { NonZeroU32::new(10).unwrap() }
+}
+
+fn draft_gib() -> u32 {
+    (store::DRAFT_BYTES >> 30) as u32
 }
 
 /// A week.
@@ -167,7 +174,9 @@ pub async fn start(
     let signer = signer::load_or_create(&signing_key, &store).await?;
     let public_key = data_encoding::HEXLOWER.encode(signer.verifying_key().as_bytes());
     tracing::info!(%public_key, "signing key of the registry");
-    let store = store.with_signer(signer);
+    let store = store
+        .with_signer(signer)
+        .with_draft_limit(u64::from(config.draft_gib) << 30);
     store.checkpoint_audit().await?;
     let listener = TcpListener::bind(config.listen)
         .await

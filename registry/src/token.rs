@@ -45,9 +45,37 @@ pub fn digest(text: &str) -> Option<[u8; 32]> {
     })
 }
 
+/// Whether a text holds a token: a word with the prefix and a right checksum.
+pub fn stands_in(text: &str) -> bool {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter_map(|word| word.get(word.find(PREFIX)?..))
+        .any(|word| digest(word).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_in_a_text_is_found() {
+        let token = generate().unwrap();
+        for text in [
+            token.to_string(),
+            format!("for the audit: {}.", token.as_str()),
+            format!("token={},x", token.as_str()),
+        ] {
+            assert!(stands_in(&text));
+        }
+        for text in [
+            "",
+            "cxr_",
+            "the prefix is cxr_ and 58 letters",
+            "cxr_abcdefgh",
+        ] {
+            assert!(!stands_in(text), "{text}");
+        }
+    }
 
     #[test]
     fn typing_errors_are_found_and_tokens_differ() {

@@ -79,6 +79,7 @@ impl Platform {
             operations: Operations::default(),
             signing_key: None,
             orphan_hours: 168,
+            draft_gib: 64,
             checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;
@@ -110,6 +111,7 @@ impl Platform {
                 evaluations: None,
                 memory_limit_mib: None,
                 stream_memory_mib: chemxor_worker::STREAM_MEMORY_MIB,
+                organisations: Vec::new(),
                 operations: Operations::default(),
                 name,
             };
@@ -208,7 +210,7 @@ pub(crate) async fn run(home: &Home, format: Format, args: &UpArgs) -> Result<()
 }
 
 async fn wait_for_workers(store: &Store, count: usize) -> Result<()> {
-    while store.list_workers().await?.len() < count {
+    while store.list_workers(None).await?.len() < count {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

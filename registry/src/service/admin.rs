@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chemxor_core::{Action, Event, Selector};
+use chemxor_core::{Action, Event, Selector, is_visible};
 use chemxor_proto::v1;
 use chemxor_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
@@ -12,14 +12,22 @@ use crate::auth;
 use crate::service::governance::roles;
 use crate::service::{Services, argument, model_ref};
 use crate::store::TokenOrder;
+use crate::token;
 
 /// Longest note or reason, in bytes.
 const MAX_NOTE: usize = 2000;
 
+/// Refuses a note that is too long, that reads otherwise than it is, or that holds a token: notes stand
+/// in the audit log for ever.
 pub(super) fn note(text: &str) -> Result<(), Status> {
-    if text.len() > MAX_NOTE || text.chars().any(char::is_control) {
+    if text.len() > MAX_NOTE || !text.chars().all(is_visible) {
         return Err(argument(
-            "a note has at most 2000 bytes and no control characters",
+            "a note has at most 2000 bytes and no control or invisible characters",
+        ));
+    }
+    if token::stands_in(text) {
+        return Err(argument(
+            "the note holds a token: leave it out, and revoke the token",
         ));
     }
     Ok(())

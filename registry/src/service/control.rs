@@ -3,6 +3,7 @@
 use chemxor_core::{ErrorId, WorkerName};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_server::Control;
+use chemxor_runtime::peer::peer_certificate;
 use chemxor_runtime::traces::Side;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,7 +14,7 @@ use crate::RegistryError;
 use crate::auth;
 use crate::calls::Call;
 use crate::service::{Services, argument, model_ref, version_id, watch};
-use crate::store::WorkerRow;
+use crate::store::{Registration, WorkerRow};
 
 /// How often workers announce themselves, seconds.
 const HEARTBEAT_S: u32 = 2;
@@ -47,11 +48,16 @@ impl Control for Services {
         request: Request<v1::RegisterWorkerRequest>,
     ) -> Result<Response<v1::RegisterWorkerResponse>, Status> {
         let name = auth::worker(&self.store, &request).await?;
+        let serial = peer_certificate(&request)?.serial.clone();
         let request = request.into_inner();
         require_own_name(&request.name, &name)?;
-        self.store
-            .register_worker(&name, &request.sealing_key, &request.endpoint)
-            .await?;
+        let registration = Registration {
+            sealing_key: &request.sealing_key,
+            endpoint: &request.endpoint,
+            organisations: &request.organisations,
+            certificate_serial: &serial,
+        };
+        self.store.register_worker(&name, &registration).await?;
         Ok(Response::new(v1::RegisterWorkerResponse {
             heartbeat_s: HEARTBEAT_S,
         }))
@@ -64,7 +70,10 @@ impl Control for Services {
         let name = auth::worker(&self.store, &request).await?;
         require_own_name(&request.get_ref().worker, &name)?;
         let assignments = self.store.assignments(&name).await?;
-        Ok(Response::new(v1::ListAssignmentsResponse { assignments }))
+        Ok(Response::new(v1::ListAssignmentsResponse {
+            assignments,
+            denied_gateways: self.store.denied_gateways().await?,
+        }))
     }
 
     async fn fetch_blob(

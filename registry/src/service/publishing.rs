@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chemxor_core::{Action, Event};
+use chemxor_core::{Action, Event, Reach};
 use chemxor_proto::v1::publishing_server::Publishing;
 use chemxor_proto::{MAX_FRAME_BYTES, v1};
 use tonic::{Request, Response, Status, Streaming};
@@ -22,7 +22,10 @@ impl Publishing for Services {
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let caller = auth::person(&self.store, &request, Action::ListWorkers).await?;
-        let workers = self.store.list_workers().await?;
+        // who reaches the whole platform sees every worker
+        let all = caller.roles.reach(Action::ListWorkers) == Reach::Platform;
+        let own = (!all).then_some(caller.organisation.as_str());
+        let workers = self.store.list_workers(own).await?;
         self.store
             .audit_far_read(&caller, "worker.list", "workers")
             .await?;

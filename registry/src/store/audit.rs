@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
+use crate::store::checkpoints::Anchor;
 use crate::store::{Caller, Store, Tx};
 
 /// Who did what to which object. Details never hold a molecule, token or key.
@@ -127,19 +128,8 @@ impl Store {
     /// Walks the chain; gives the number of rows, or the first row that does not fit.
     pub async fn verify_audit(&self) -> Result<Result<u64, i64>, RegistryError> {
         let mut tx = self.begin("verify audit").await?;
-        let rows = sqlx::query("select * from audit order by number")
-            .fetch_all(tx.connection())
-            .await?;
-        let mut previous = [0u8; 32];
-        for (expected, row) in (1i64..).zip(&rows) {
-            let row = read_row(row)?;
-            let hash = row.hash_after(&previous);
-            if row.number != expected || row.hash != HEXLOWER.encode(&hash) {
-                return Ok(Err(expected));
-            }
-            previous = hash;
-        }
-        Ok(Ok(rows.len() as u64))
+        let last = tx.follow(Anchor::BEGINNING).await?;
+        Ok(last.map(|anchor| anchor.number as u64))
     }
 
     /// Begins an export: notes it, closes the log with a checkpoint and gives the last row's number.

@@ -116,19 +116,23 @@ impl Store {
     /// Removes what was uploaded to drafts and not touched for `grace`; gives blobs and bytes. The
     /// draft stays: its publisher begins the upload anew.
     pub async fn collect_orphans(&self, grace: Duration) -> Result<(u64, u64), RegistryError> {
-        let mut tx = self.begin("collect orphans").await?;
-        // a draft under upload is locked: it is no orphan
-        let drafts = sqlx::query(
-            "select digest from versions v where state = 'draft' and exists (
-                select 1 from blob_pieces p join blobs b using (version, sha256)
-                where b.version = v.digest and b.touched_at < now() - make_interval(secs => $1))
-             for update skip locked",
-        )
-        .bind(grace.as_secs_f64())
-        .fetch_all(tx.connection())
-        .await?;
         let (mut blobs, mut bytes) = (0, 0);
-        for draft in drafts {
+        // a transaction for each: what is audited makes others wait until it ends
+        loop {
+            let mut tx = self.begin("collect orphans").await?;
+            // a draft under upload is locked: it is no orphan
+            let draft = sqlx::query(
+                "select digest from versions v where state = 'draft' and exists (
+                    select 1 from blob_pieces p join blobs b using (version, sha256)
+                    where b.version = v.digest and b.touched_at < now() - make_interval(secs => $1))
+                 limit 1 for update skip locked",
+            )
+            .bind(grace.as_secs_f64())
+            .fetch_optional(tx.connection())
+            .await?;
+            let Some(draft) = draft else {
+                return Ok((blobs, bytes));
+            };
             let digest: Vec<u8> = draft.try_get("digest")?;
             let gone = sqlx::query(
                 "with old as (
@@ -157,9 +161,8 @@ impl Store {
                 detail: &detail,
             })
             .await?;
+            tx.commit().await?;
         }
-        tx.commit().await?;
-        Ok((blobs, bytes))
     }
 
     /// The next piece of a complete blob at `start`, if the worker serves its step of a version
@@ -192,6 +195,41 @@ impl Store {
 }
 
 impl Tx {
+    /// Refuses when the drafts of an organisation would take more than `limit` bytes. What was collected
+    /// since does not count.
+    pub(crate) async fn require_room(
+        &mut self,
+        organisation: &str,
+        limit: u64,
+    ) -> Result<(), RegistryError> {
+        // of two drafts that begin at the same time the second counts the first
+        sqlx::query("select pg_advisory_xact_lock(7126320, hashtext($1))")
+            .bind(organisation)
+            .execute(self.connection())
+            .await?;
+        let taken: i64 = sqlx::query_scalar(
+            "select coalesce(sum(b.length), 0)::bigint from blobs b
+             join versions v on v.digest = b.version join models m on m.name = v.name
+             where m.organisation = $1 and v.state = 'draft' and (
+                b.touched_at > now() - interval '1 hour'
+                or exists (select 1 from blob_pieces p
+                    where p.version = b.version and p.sha256 = b.sha256))",
+        )
+        .bind(organisation)
+        .fetch_one(self.connection())
+        .await?;
+        if taken as u64 <= limit {
+            return Ok(());
+        }
+        let message = format!(
+            "the drafts of {organisation} would take {} MiB, of {} MiB that they may: submit them, or \
+             wait until what was left is collected",
+            taken >> 20,
+            limit >> 20
+        );
+        Err(RegistryError::Quota(message, Duration::from_secs(3600)))
+    }
+
     /// Makes the blobs of a draft those announced; pieces of a blob announced again stay.
     pub(crate) async fn replace_blobs(
         &mut self,

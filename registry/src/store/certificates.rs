@@ -1,6 +1,8 @@
 //! Certificate requests and what an operator's authority answered. Only texts: reading and checking
 //! them is the service's.
 
+use std::time::Duration;
+
 use chemxor_core::{Action, ErrorId};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -10,6 +12,9 @@ use uuid::Uuid;
 use crate::RegistryError;
 use crate::store::audit::Event;
 use crate::store::{Caller, Store};
+
+/// Requests that one subject may hand in within a day: each leaves a row for ever.
+const REQUESTS_A_DAY: i64 = 20;
 
 /// A request and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +97,17 @@ impl Store {
         .await?;
         if let Some(row) = known {
             return read(&row);
+        }
+        let today: i64 = sqlx::query_scalar(
+            "select count(*) from certificates
+             where subject = $1 and requested_at > now() - interval '1 day'",
+        )
+        .bind(subject)
+        .fetch_one(tx.connection())
+        .await?;
+        if today >= REQUESTS_A_DAY {
+            let message = format!("{subject} has handed in {today} requests within a day");
+            return Err(RegistryError::Quota(message, Duration::from_secs(3600)));
         }
         sqlx::query(
             "update certificates set state = 'refused', decided_at = now(),

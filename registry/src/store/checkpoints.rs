@@ -19,8 +19,15 @@ const PAGE: i64 = 1000;
 /// A row and its hash; number 0 is the beginning of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Anchor {
-    number: i64,
+    pub(crate) number: i64,
     hash: [u8; 32],
+}
+
+impl Anchor {
+    pub(crate) const BEGINNING: Self = Self {
+        number: 0,
+        hash: [0; 32],
+    };
 }
 
 /// What this process has signed last. The database may forget its checkpoints; this does not.
@@ -49,14 +56,14 @@ impl Tx {
                 return Ok(Anchor { number, hash });
             }
         }
-        Ok(Anchor {
-            number: 0,
-            hash: [0; 32],
-        })
+        Ok(Anchor::BEGINNING)
     }
 
     /// Follows the chain from a row that is known. Gives its last row, or the first that does not fit.
-    async fn follow(&mut self, from: Anchor) -> Result<Result<Anchor, i64>, RegistryError> {
+    pub(crate) async fn follow(
+        &mut self,
+        from: Anchor,
+    ) -> Result<Result<Anchor, i64>, RegistryError> {
         let mut last = from;
         if from.number > 0 {
             let row = sqlx::query("select * from audit where number = $1")

@@ -1,6 +1,8 @@
 //! Certificates that are refused although they have not expired.
 
 use chemxor_core::{Action, ErrorId};
+use chemxor_proto::v1;
+use chemxor_runtime::pki::Subject;
 use sqlx::Row;
 
 use crate::RegistryError;
@@ -18,9 +20,16 @@ impl Store {
     ) -> Result<(), RegistryError> {
         caller.require(Action::ManageCertificates)?;
         let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
-        if !subject.starts_with("chemxor://") || subject.len() > 200 {
-            return Err(argument("a certificate's subject begins with chemxor://"));
-        }
+        // a subject that no certificate can have would deny nothing, and look as if it did
+        let subject = &subject
+            .parse::<Subject>()
+            .map_err(|_| {
+                argument(
+                    "a certificate's subject is chemxor://gateway, chemxor://registry, or \
+                     chemxor://KIND/NAME with KIND worker, client or operator",
+                )
+            })?
+            .to_string();
         let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         if serial.len() > 64 || !serial.chars().all(hex) {
             return Err(argument("a serial number is lower-case hexadecimal"));
@@ -67,6 +76,25 @@ impl Store {
                     row.try_get("serial")?,
                     row.try_get("reason")?,
                 ])
+            })
+            .collect()
+    }
+
+    /// Denied certificates of gateways, for workers: they meet gateways without the registry between.
+    pub async fn denied_gateways(&self) -> Result<Vec<v1::DeniedCertificate>, RegistryError> {
+        let rows = sqlx::query(
+            "select subject, serial from denied_certificates where subject = $1
+             order by denied_at desc limit 10000",
+        )
+        .bind(Subject::Gateway.to_string())
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(v1::DeniedCertificate {
+                    subject: row.try_get("subject")?,
+                    serial: row.try_get("serial")?,
+                })
             })
             .collect()
     }

@@ -24,7 +24,8 @@ impl Store {
         let mut tx = self.begin("begin version").await?;
         let version = publication.version();
         let name = publication.manifest().name.as_str();
-        tx.require_workers(&publication.workers()).await?;
+        tx.require_workers(&publication.workers(), &caller.organisation)
+            .await?;
         if !caller.covers(name) {
             let message = format!("the token is not for the model {name}");
             return Err(RegistryError::refused(ErrorId::RoleMissing, message));
@@ -58,6 +59,8 @@ impl Store {
             return Err(RegistryError::refused(ErrorId::SignatureRefused, message));
         }
         tx.replace_parts(&version, request).await?;
+        tx.require_room(&caller.organisation, self.draft_bytes)
+            .await?;
         let object = version.to_string();
         tx.audit(Event {
             actor: &caller.actor(),

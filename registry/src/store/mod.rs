@@ -31,7 +31,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{Postgres, Transaction};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::RegistryError;
 
@@ -47,7 +47,7 @@ pub use tokens::{Caller, NewToken, TokenOrder, TokenRow};
 pub use versions::VersionRow;
 pub(crate) use versions::unix_ms;
 pub use visibility::Visibility;
-pub use workers::WorkerRow;
+pub use workers::{Registration, WorkerRow};
 
 use rights::Rights;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,9 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 /// How long a call waits for a free connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
+/// Bytes that drafts of one organisation may take, when nothing else is said.
+pub const DRAFT_BYTES: u64 = 64 << 30;
+
 /// Connections to one database.
 #[derive(Clone)]
 pub struct Store {
@@ -64,6 +67,8 @@ pub struct Store {
     signer: Option<Arc<SigningKey>>,
     rights: Arc<Rights>,
     signed: checkpoints::Signed,
+    /// Bytes that drafts of one organisation may take.
+    draft_bytes: u64,
 }
 
 /// A transaction; `name` stands in the log when it fails.
@@ -93,7 +98,7 @@ impl Tx {
     }
 
     /// For queries.
-    pub(crate) fn connection(&mut self) -> &mut sqlx::PgConnection {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.inner
     }
 }
@@ -103,6 +108,10 @@ impl Store {
     /// the way to another machine without verified TLS.
     pub async fn connect(url: &str) -> Result<Self, RegistryError> {
         let options = connection::options(url)?;
+        // without the time limit of the pool's statements: an upgrade may rewrite large tables
+        let mut upgrade = PgConnection::connect_with(&options).await?;
+        MIGRATIONS.run(&mut upgrade).await?;
+        upgrade.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(16)
             .acquire_timeout(ACQUIRE)
@@ -116,12 +125,12 @@ impl Store {
             })
             .connect_with(options)
             .await?;
-        MIGRATIONS.run(&pool).await?;
         Ok(Self {
             pool,
             signer: None,
             rights: Arc::default(),
             signed: Arc::default(),
+            draft_bytes: DRAFT_BYTES,
         })
     }
 
@@ -130,6 +139,15 @@ impl Store {
     pub fn with_signer(self, signer: SigningKey) -> Self {
         let signer = Some(Arc::new(signer));
         Self { signer, ..self }
+    }
+
+    /// With another limit of what drafts of one organisation may take, in bytes.
+    #[must_use]
+    pub fn with_draft_limit(self, draft_bytes: u64) -> Self {
+        Self {
+            draft_bytes,
+            ..self
+        }
     }
 
     /// The registry's public key.
@@ -143,7 +161,7 @@ impl Store {
     }
 
     /// Hears of changes of rights until `stop`; only then are answers remembered.
-    pub(crate) fn follow_rights(
+    pub fn follow_rights(
         &self,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {

@@ -1,13 +1,13 @@
 //! Organisations, consortia and members.
 
-use chemxor_core::{Action, ErrorId, OrganisationName, Role, RoleSet};
+use chemxor_core::{Action, ErrorId, OrganisationName, Role, RoleSet, is_visible};
 use sqlx::Row;
 use time::OffsetDateTime;
 
-use crate::RegistryError;
 use crate::store::audit::Event;
 use crate::store::tokens::{require_grantable, unknown_organisation};
 use crate::store::{Caller, Store, Tx};
+use crate::{RegistryError, token};
 
 /// An organisation as stored.
 #[derive(Debug, Clone)]
@@ -80,8 +80,11 @@ impl Tx {
         kind: &str,
         roles: &[String],
     ) -> Result<(), RegistryError> {
-        if subject.is_empty() || subject.len() > 200 || subject.chars().any(char::is_control) {
-            return Err(argument("a subject has 1 to 200 printable characters"));
+        if !(1..=200).contains(&subject.len()) || !subject.chars().all(is_visible) {
+            return Err(argument("a subject has 1 to 200 visible characters"));
+        }
+        if token::stands_in(subject) {
+            return Err(argument("the subject holds a token: name its holder"));
         }
         self.require_organisation(organisation).await?;
         let row = sqlx::query(

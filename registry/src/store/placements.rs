@@ -40,8 +40,8 @@ impl Store {
         let steps = manifest.graph.steps().len() as u32;
         let change = Change::verify(steps, &before, request)?;
         let added: BTreeSet<&str> = change.added.iter().map(|p| p.worker.as_str()).collect();
-        tx.require_workers(&added.iter().copied().collect::<Vec<_>>())
-            .await?;
+        let workers: Vec<&str> = added.iter().copied().collect();
+        tx.require_workers(&workers, &row.organisation).await?;
         for worker in &change.withdrawn {
             for statement in [
                 "delete from sealed_keys where version = $1 and worker = $2",

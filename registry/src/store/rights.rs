@@ -1,5 +1,5 @@
-//! What gateways ask again and again, remembered: that a session may go on, that a certificate is
-//! not denied.
+//! What is asked again and again, remembered: that a session may go on, that a certificate is not
+//! denied, whose token it is.
 //!
 //! Invariant: an answer is remembered only while nothing that it rests on has changed. A change by
 //! this registry counts before its call returns; a change by another registry, or by a hand on the
@@ -16,6 +16,9 @@ use chemxor_core::VersionId;
 use sqlx::postgres::{PgListener, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::store::Caller;
+use crate::store::tokens::LiveToken;
 
 /// What the triggers of `0051_rights_changed.sql` call.
 const CHANNEL: &str = "chemxor_rights";
@@ -35,7 +38,7 @@ impl<K, V> Default for Answers<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V: Copy> Answers<K, V> {
+impl<K: Eq + Hash, V: Clone> Answers<K, V> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, (u64, Instant, V)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,7 +46,7 @@ impl<K: Eq + Hash, V: Copy> Answers<K, V> {
     fn get(&self, key: &K, generation: u64) -> Option<V> {
         let answers = self.lock();
         let (of, until, value) = answers.get(key)?;
-        (*of == generation && Instant::now() < *until).then_some(*value)
+        (*of == generation && Instant::now() < *until).then(|| value.clone())
     }
 
     fn put(&self, key: K, generation: u64, lifetime: Duration, value: V) {
@@ -66,6 +69,8 @@ pub(crate) struct Rights {
     sessions: Answers<(VersionId, Uuid), i64>,
     /// Subject and serial number of certificates that are not denied.
     certificates: Answers<(String, String), ()>,
+    /// Holders of tokens, by the digest that is stored.
+    tokens: Answers<[u8; 32], Caller>,
 }
 
 /// The moment at which an answer was asked for: what changes later makes it void.
@@ -99,6 +104,19 @@ impl Rights {
         if let Some(generation) = asked.0 {
             let lifetime = lifetime.min(LIFETIME);
             self.sessions.put(key, generation, lifetime, revision);
+        }
+    }
+
+    pub(crate) fn holder(&self, asked: Asked, digest: &[u8; 32]) -> Option<Caller> {
+        self.tokens.get(digest, asked.0?)
+    }
+
+    /// Remembers whose token it is, until it expires at the latest.
+    pub(crate) fn put_holder(&self, asked: Asked, digest: [u8; 32], holder: &LiveToken) {
+        if let Some(generation) = asked.0 {
+            let lifetime = holder.left.min(LIFETIME);
+            let caller = holder.caller.clone();
+            self.tokens.put(digest, generation, lifetime, caller);
         }
     }
 

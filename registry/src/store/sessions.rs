@@ -66,10 +66,11 @@ impl Store {
             holder.require(Action::Query)?;
             require_servable(&version)?;
         }
+        let (placements, workers) = self.serving(&version).await?;
         Ok(Session {
             holder,
-            placements: self.placements(&version.version).await?,
-            workers: self.workers_of(&version.version).await?,
+            placements,
+            workers,
             version,
         })
     }

@@ -1,5 +1,7 @@
 //! Who serves what, all of it at once: what gateways route by.
 
+use std::collections::BTreeSet;
+
 use chemxor_core::VersionId;
 use chemxor_proto::v1;
 use sqlx::Row;
@@ -14,7 +16,8 @@ impl Store {
         let rows = sqlx::query(
             "select p.version, p.worker, p.first_step, p.end_step, p.first_group, p.end_group
              from placements p join versions v on v.digest = p.version
-             where v.state in ('approved', 'deprecated')
+             join models m on m.name = v.name join workers w on w.name = p.worker
+             where worker_serves(w, m.organisation) and v.state in ('approved', 'deprecated')
              order by p.version, p.first_step, p.worker",
         )
         .fetch_all(tx.connection())
@@ -39,12 +42,14 @@ impl Store {
                 }),
             }
         }
-        let workers = sqlx::query(
-            "select name, endpoint from workers where name in (select worker from placements)
-             order by name",
-        )
-        .fetch_all(tx.connection())
-        .await?;
+        let placed = view.versions.iter().flat_map(|version| &version.placements);
+        let placed: BTreeSet<&str> = placed.map(|p| p.worker.as_str()).collect();
+        let placed: Vec<&str> = placed.into_iter().collect();
+        let workers =
+            sqlx::query("select name, endpoint from workers where name = any($1) order by name")
+                .bind(placed)
+                .fetch_all(tx.connection())
+                .await?;
         for row in &workers {
             view.workers.push(v1::Worker {
                 name: row.try_get("name")?,

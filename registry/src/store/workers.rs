@@ -1,13 +1,13 @@
 //! Partition workers and what they must serve.
 
-use chemxor_core::{ErrorId, VersionId, WorkerName};
+use chemxor_core::{ErrorId, OrganisationName, VersionId, WorkerName};
 use chemxor_proto::{STATE_KEY_STEP, v1};
 use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::RegistryError;
 use crate::store::audit::Event;
-use crate::store::{Store, Tx};
+use crate::store::{Store, Tx, VersionRow};
 
 /// A worker as it announced itself.
 #[derive(Debug, Clone)]
@@ -20,7 +20,25 @@ pub struct WorkerRow {
     pub endpoint: String,
     /// Last heartbeat.
     pub last_seen: OffsetDateTime,
+    /// Organisations whose models it serves; empty means everybody's.
+    pub organisations: Vec<String>,
 }
+
+/// What a worker says of itself when it registers, and the certificate with which it did.
+#[derive(Debug, Clone, Copy)]
+pub struct Registration<'a> {
+    /// X25519 public key.
+    pub sealing_key: &'a [u8],
+    /// host:port.
+    pub endpoint: &'a str,
+    /// Organisations whose models it serves; empty means everybody's.
+    pub organisations: &'a [String],
+    /// Lower-case hexadecimal.
+    pub certificate_serial: &'a str,
+}
+
+/// Most organisations that a worker may name.
+const MAX_ORGANISATIONS: usize = 100;
 
 impl WorkerRow {
     pub(crate) fn to_proto(&self) -> v1::Worker {
@@ -29,6 +47,7 @@ impl WorkerRow {
             sealing_key: self.sealing_key.clone().into(),
             endpoint: self.endpoint.clone(),
             last_seen_unix_ms: (self.last_seen.unix_timestamp_nanos() / 1_000_000) as i64,
+            organisations: self.organisations.clone(),
         }
     }
 }
@@ -38,10 +57,14 @@ impl Store {
     pub async fn register_worker(
         &self,
         name: &WorkerName,
-        sealing_key: &[u8],
-        endpoint: &str,
+        registration: &Registration<'_>,
     ) -> Result<(), RegistryError> {
         let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
+        let Registration {
+            sealing_key,
+            endpoint,
+            ..
+        } = *registration;
         if sealing_key.len() != 32 {
             return Err(argument("a sealing key has 32 bytes"));
         }
@@ -51,11 +74,21 @@ impl Store {
         if endpoint.len() > 255 || !endpoint.contains(':') || !printable {
             return Err(argument("an endpoint is host:port"));
         }
+        if registration.organisations.len() > MAX_ORGANISATIONS {
+            return Err(argument("a worker names at most 100 organisations"));
+        }
+        for organisation in registration.organisations {
+            organisation
+                .parse::<OrganisationName>()
+                .map_err(|error| argument(&format!("organisation {organisation:?}: {error}")))?;
+        }
         let mut tx = self.begin("register worker").await?;
-        let known = sqlx::query("select sealing_key from workers where name = $1 for update")
-            .bind(name.as_str())
-            .fetch_optional(tx.connection())
-            .await?;
+        let known = sqlx::query(
+            "select sealing_key, organisations from workers where name = $1 for update",
+        )
+        .bind(name.as_str())
+        .fetch_optional(tx.connection())
+        .await?;
         if let Some(row) = &known
             && row.try_get::<Vec<u8>, _>("sealing_key")? != sealing_key
         {
@@ -65,57 +98,83 @@ impl Store {
             ));
         }
         sqlx::query(
-            "insert into workers (name, sealing_key, endpoint) values ($1, $2, $3)
-             on conflict (name) do update set endpoint = excluded.endpoint, last_seen = now()",
+            "insert into workers (name, sealing_key, endpoint, organisations, certificate_serial)
+             values ($1, $2, $3, $4, $5)
+             on conflict (name) do update set endpoint = excluded.endpoint, last_seen = now(),
+                organisations = excluded.organisations,
+                certificate_serial = excluded.certificate_serial",
         )
         .bind(name.as_str())
         .bind(sealing_key)
         .bind(endpoint)
+        .bind(registration.organisations)
+        .bind(registration.certificate_serial)
         .execute(tx.connection())
         .await?;
-        if known.is_none() {
+        let before = known.map(|row| row.try_get::<Vec<String>, _>("organisations"));
+        let before = before.transpose()?;
+        if before.as_deref() != Some(registration.organisations) {
             let object = name.as_str();
+            let whom = match registration.organisations {
+                [] => "everybody".to_owned(),
+                some => some.join(", "),
+            };
             tx.audit(Event {
                 actor: object,
                 action: "worker.register",
                 object,
-                detail: endpoint,
+                detail: &format!("{endpoint}, serves {whom}"),
             })
             .await?;
         }
         tx.commit().await
     }
 
-    /// Every worker that was heard of in the last ten minutes.
-    pub async fn list_workers(&self) -> Result<Vec<WorkerRow>, RegistryError> {
+    /// The workers that were heard of in the last ten minutes: those that serve an organisation, or
+    /// all of them.
+    pub async fn list_workers(
+        &self,
+        organisation: Option<&str>,
+    ) -> Result<Vec<WorkerRow>, RegistryError> {
         let mut tx = self.begin("list workers").await?;
         let rows = sqlx::query(
-            "select * from workers where last_seen > now() - interval '10 minutes' order by name",
+            "select * from workers w where last_seen > now() - interval '10 minutes'
+             and ($1::text is null or worker_serves(w, $1)) order by name",
         )
+        .bind(organisation)
         .fetch_all(tx.connection())
         .await?;
         rows.iter().map(read_worker).collect()
     }
 
-    /// The workers that serve a version.
-    pub async fn workers_of(&self, version: &VersionId) -> Result<Vec<WorkerRow>, RegistryError> {
-        let mut tx = self.begin("workers of version").await?;
-        let rows = sqlx::query(
-            "select * from workers where name in (select worker from placements where version = $1)
-             order by name",
-        )
-        .bind(version.as_bytes().as_slice())
-        .fetch_all(tx.connection())
-        .await?;
-        rows.iter().map(read_worker).collect()
-    }
-
-    /// Where the steps of a version are served.
+    /// Where the steps of a version are placed.
     pub async fn placements(
         &self,
         version: &VersionId,
     ) -> Result<Vec<v1::Placement>, RegistryError> {
         self.begin("placements").await?.placements(version).await
+    }
+
+    /// Where the steps of a version are served, and by which workers: those that still serve its
+    /// organisation.
+    pub async fn serving(
+        &self,
+        version: &VersionRow,
+    ) -> Result<(Vec<v1::Placement>, Vec<WorkerRow>), RegistryError> {
+        let mut tx = self.begin("workers of version").await?;
+        let mut placements = tx.placements(&version.version).await?;
+        let rows = sqlx::query(
+            "select * from workers w
+             where name in (select worker from placements where version = $1)
+             and worker_serves(w, $2) order by name",
+        )
+        .bind(version.version.as_bytes().as_slice())
+        .bind(&version.organisation)
+        .fetch_all(tx.connection())
+        .await?;
+        let workers: Vec<WorkerRow> = rows.iter().map(read_worker).collect::<Result<_, _>>()?;
+        placements.retain(|placement| workers.iter().any(|worker| worker.name == placement.worker));
+        Ok((placements, workers))
     }
 
     /// What a worker must serve: its own steps of versions that are complete and not revoked, with
@@ -128,7 +187,8 @@ impl Store {
         let placed = sqlx::query(
             "select v.digest, v.name, v.manifest, p.first_step, p.end_step, p.first_group, p.end_group
              from placements p join versions v on v.digest = p.version
-             where p.worker = $1 and v.state in ('submitted', 'approved', 'deprecated')
+             join models m on m.name = v.name join workers w on w.name = p.worker
+             where p.worker = $1 and worker_serves(w, m.organisation) and v.state in ('submitted', 'approved', 'deprecated')
              order by v.created_at, p.first_step",
         )
         .bind(worker.as_str())
@@ -220,13 +280,20 @@ impl Tx {
             .collect()
     }
 
-    /// Refuses when one of the workers never registered, or was not heard of for ten minutes.
-    pub(crate) async fn require_workers(&mut self, names: &[&str]) -> Result<(), RegistryError> {
+    /// Refuses when one of the workers never registered, was not heard of for ten minutes, or does not
+    /// serve the organisation.
+    pub(crate) async fn require_workers(
+        &mut self,
+        names: &[&str],
+        organisation: &str,
+    ) -> Result<(), RegistryError> {
         let rows = sqlx::query(
-            "select name from workers
-             where name = any($1) and last_seen > now() - interval '10 minutes'",
+            "select name from workers w
+             where name = any($1) and last_seen > now() - interval '10 minutes'
+             and worker_serves(w, $2)",
         )
         .bind(names)
+        .bind(organisation)
         .fetch_all(self.connection())
         .await?;
         let known = rows
@@ -235,7 +302,10 @@ impl Tx {
             .collect::<Result<Vec<_>, _>>()?;
         match names.iter().find(|name| !known.iter().any(|k| k == *name)) {
             Some(name) => {
-                let message = format!("worker {name:?} is not registered");
+                let message = format!(
+                    "worker {name:?} is not registered, or does not serve {organisation:?}; \
+                     `chemxor workers` shows those that do"
+                );
                 Err(RegistryError::refused(ErrorId::WorkerUnknown, message))
             }
             None => Ok(()),
@@ -249,5 +319,6 @@ fn read_worker(row: &sqlx::postgres::PgRow) -> Result<WorkerRow, RegistryError> 
         sealing_key: row.try_get("sealing_key")?,
         endpoint: row.try_get("endpoint")?,
         last_seen: row.try_get("last_seen")?,
+        organisations: row.try_get("organisations")?,
     })
 }

@@ -5,8 +5,10 @@ use chemxor_registry::store::Store;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::api::{Api, Direct};
+use crate::calls::{CALLS, call};
 use crate::model::Model;
 use crate::platform::{DAY, Platform};
+use crate::targets::{Target, register_workers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_leave_one_unbroken_chain() {
@@ -25,6 +27,27 @@ async fn concurrent_writers_leave_one_unbroken_chain() {
     }
     let rows = platform.store().verify_audit().await.unwrap();
     assert_eq!(rows, Ok(before + 24));
+}
+
+/// Also what an administrator only looks at.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_that_an_administrator_makes_leaves_a_row() {
+    let platform = Platform::start().await;
+    register_workers(&platform).await;
+    let target = Target::make(&platform, "esol", 1, true, "everyone").await;
+    let (requests, token) = (target.requests(), platform.token("adam").secret.to_string());
+    let rows = async || platform.store().verify_audit().await.unwrap().unwrap();
+    let mut answered = 0;
+    for (rpc, _) in CALLS {
+        let before = rows().await;
+        let outcome = call(&platform, &token, &requests, rpc).await;
+        // what is refused is in the service's log
+        if outcome.is_ok() {
+            answered += 1;
+            assert!(rows().await > before, "{rpc} left no row");
+        }
+    }
+    assert!(answered >= 20, "{answered} calls were answered");
 }
 
 #[tokio::test(flavor = "multi_thread")]

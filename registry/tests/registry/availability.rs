@@ -45,6 +45,7 @@ impl Registry {
             tls: tls.unwrap(),
             signing_key: None,
             orphan_hours: 168,
+            draft_gib: 64,
             checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let running = start(config, stop.clone()).await.unwrap();

@@ -171,3 +171,24 @@ async fn only_what_answers_the_request_is_recorded() {
     let refused = platform.database.execute(undo).await.unwrap_err();
     assert!(refused.contains("immutable"), "{refused}");
 }
+
+/// The attack: a client fills the database with requests, each of which replaces the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_hands_in_twenty_requests_a_day() {
+    let platform = Platform::start().await;
+    let files = platform.files(&subject("lab-7"), "lab-7");
+    let request = made("lab-7");
+    for _ in 0..30 {
+        ask(&platform, &files, &request)
+            .await
+            .expect("the same request is one");
+    }
+    for _ in 1..20 {
+        ask(&platform, &files, &made("lab-7")).await.unwrap();
+    }
+    let refused = ask(&platform, &files, &made("lab-7")).await.unwrap_err();
+    assert_eq!(refused, ErrorId::QuotaExhausted);
+    // others are not harmed
+    let other = platform.files(&subject("lab-8"), "lab-8");
+    ask(&platform, &other, &made("lab-8")).await.unwrap();
+}

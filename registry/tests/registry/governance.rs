@@ -315,6 +315,7 @@ async fn a_registry_whose_signing_key_is_lost_does_not_start_with_another() {
         tls: platform.files(&Subject::Registry, "second"),
         signing_key: Some(key.clone()),
         orphan_hours: 168,
+        draft_gib: 64,
         checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
     };
     let stop = CancellationToken::new();

@@ -19,11 +19,10 @@ const INJECTIONS: [&str; 6] = [
 ];
 
 /// Texts that are free: they are stored and mean nothing.
-const FREE: [&str; 8] = [
+const FREE: [&str; 7] = [
     "ApproveVersion.note",
     "CreateToken.subject",
     "DenyCertificate.reason",
-    "DenyCertificate.subject",
     "DeprecateVersion.reason",
     "RefuseCertificate.reason",
     "RevokeVersion.reason",

@@ -37,3 +37,4 @@ mod targets;
 mod tenants;
 mod tokens;
 mod uploads;
+mod workers;

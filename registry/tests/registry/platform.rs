@@ -13,7 +13,7 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::governance_client::GovernanceClient;
 use chemxor_proto::v1::metering_client::MeteringClient;
 use chemxor_proto::v1::publishing_client::PublishingClient;
-use chemxor_registry::store::{Caller, NewToken, Store, TokenOrder};
+use chemxor_registry::store::{Caller, NewToken, Registration, Store, TokenOrder};
 use chemxor_registry::{RegistryConfig, RunningRegistry, start};
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::status::error_id;
@@ -26,6 +26,16 @@ use tonic::{Request, Status};
 
 use crate::cluster::Database;
 use crate::model::Model;
+
+/// A worker that serves everybody.
+pub(crate) fn registration(sealing_key: &[u8]) -> Registration<'_> {
+    Registration {
+        sealing_key,
+        endpoint: "localhost:1",
+        organisations: &[],
+        certificate_serial: "",
+    }
+}
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
@@ -65,6 +75,7 @@ impl Platform {
                 .unwrap(),
             signing_key: None,
             orphan_hours: 168,
+            draft_gib: 64,
             checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let registry = start(config, stop.clone()).await.unwrap();
@@ -228,7 +239,7 @@ impl Platform {
     pub(crate) async fn register_workers(&self) {
         for (key, name) in [(1, "worker-1"), (2, "worker-2")] {
             self.store()
-                .register_worker(&name.parse().unwrap(), &[key; 32], "localhost:1")
+                .register_worker(&name.parse().unwrap(), &registration(&[key; 32]))
                 .await
                 .unwrap();
         }

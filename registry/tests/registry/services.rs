@@ -23,6 +23,7 @@ pub(crate) async fn service_calls(
         name: "worker-1".to_owned(),
         sealing_key: vec![1; 32].into(),
         endpoint: "localhost:1".to_owned(),
+        ..Default::default()
     };
     let register = outcome(control.register_worker(register).await);
     let list = v1::ListAssignmentsRequest {

@@ -175,3 +175,34 @@ async fn dump(url: &str) -> String {
 fn now_ms() -> i64 {
     (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000) as i64
 }
+
+/// Notes and names stand in the audit log and in lists for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_pasted_into_a_note_or_a_name_is_refused() {
+    let platform = Platform::start().await;
+    let secret = platform.token("quinn").secret.to_string();
+    for pasted in [secret.clone(), format!("token {secret}, of quinn")] {
+        let made = platform.create_token(&pasted, &["querier"], 0).await;
+        assert_eq!(made.err(), Some(ErrorId::ArgumentInvalid));
+        let deny = v1::DenyCertificateRequest {
+            subject: "chemxor://client/lab".to_owned(),
+            serial: String::new(),
+            reason: pasted,
+        };
+        let deny = platform.by("adam", deny);
+        let refused = platform.governance().deny_certificate(deny).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(id(&refused), ErrorId::ArgumentInvalid);
+        assert!(!refused.message().contains(&secret));
+    }
+    let made = platform
+        .create_token("quinn\u{202e}@lab", &["querier"], 0)
+        .await;
+    assert_eq!(made.err(), Some(ErrorId::ArgumentInvalid), "invisible");
+    let log = platform.export().await;
+    assert!(!log.contains(&secret[4..]), "the log holds no token");
+    platform
+        .create_token("lea@lab", &["querier"], 0)
+        .await
+        .unwrap();
+}

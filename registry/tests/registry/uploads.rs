@@ -68,3 +68,40 @@ async fn what_is_left_of_a_draft_is_collected_and_the_upload_begins_anew() {
     platform.submit("paul", &left).await;
     assert!(store.verify_audit().await.unwrap().is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drafts_of_an_organisation_take_no_more_than_they_may() {
+    use chemxor_registry::RegistryError;
+    use chemxor_registry::publication::Publication;
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let model = Model::new("a", 1);
+    let length: usize = model.blobs.iter().map(|blob| blob.len()).sum();
+    // room for one and a half
+    let store = platform.store().clone();
+    let store = store.with_draft_limit(3 * length as u64 / 2);
+    let paul = platform.caller("paul");
+    let begin = |model: &Model| {
+        let publication = Publication::verify(model.request.clone()).unwrap();
+        let (store, paul) = (&store, &paul);
+        async move { store.begin_version(paul, &publication).await }
+    };
+    begin(&model).await.unwrap();
+    // the same again is no more
+    begin(&model).await.unwrap();
+    let refused = begin(&Model::new("b", 2)).await.unwrap_err();
+    assert!(matches!(refused, RegistryError::Quota(..)), "{refused:?}");
+    assert!(
+        refused.to_string().contains("drafts of default"),
+        "{refused}"
+    );
+    // what is submitted is no draft
+    platform.submit("paul", &model).await;
+    begin(&Model::new("b", 2)).await.unwrap();
+    // what was left and collected has no room to give back
+    let later = "update blobs set touched_at = now() - interval '2 hours'
+        where version in (select digest from versions where state = 'draft')";
+    platform.database.execute(later).await.unwrap();
+    store.collect_orphans(HOUR).await.unwrap();
+    begin(&Model::new("c", 3)).await.unwrap();
+}

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
-use chemxor_core::WorkerName;
+use chemxor_core::{OrganisationName, WorkerName};
 use chemxor_fhe::sealing::{SealingError, SealingKeyPair};
 use chemxor_proto::{MAX_SEALED_STATE_BYTES, MAX_STEP_BYTES};
 use chemxor_runtime::operations::Operations;
@@ -50,6 +50,10 @@ pub struct WorkerConfig {
     /// message, 64.
     #[serde(default = "stream_memory_mib")]
     pub stream_memory_mib: usize,
+    /// Organisations whose models it serves. Steps of others are not placed on it, and those that were
+    /// are served no more. By default everybody's.
+    #[serde(default)]
+    pub organisations: Vec<OrganisationName>,
     /// Probes, metrics, reflection.
     #[serde(default)]
     pub operations: Operations,
@@ -193,6 +197,7 @@ mod tests {
             evaluations: None,
             memory_limit_mib: None,
             stream_memory_mib: STREAM_MEMORY_MIB,
+            organisations: Vec::new(),
             operations: Operations::default(),
         }
     }

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod config;
+mod denied;
 mod evaluate;
 mod models;
 mod partition;
@@ -80,6 +81,11 @@ pub async fn start(
         name: config.name.to_string(),
         sealing_key: keys.public().to_vec().into(),
         endpoint,
+        organisations: config
+            .organisations
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     };
     let name = config.name.clone();
     let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));

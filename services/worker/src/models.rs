@@ -14,6 +14,7 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::{MAX_BLOB_BYTES, STATE_KEY_STEP, v1};
 use tonic::transport::Channel;
 
+use crate::denied::DeniedGateways;
 use crate::refusals::Refusals;
 use crate::shelf::{Shelf, Taken};
 
@@ -76,6 +77,8 @@ pub(crate) struct Models {
     name: WorkerName,
     keys: SealingKeyPair,
     registry: ControlClient<Channel>,
+    /// Gateways that this worker serves no more.
+    pub(crate) denied: DeniedGateways,
     assigned: Mutex<HashMap<VersionId, v1::Assignment>>,
     shelf: Mutex<Shelf<VersionId, Model>>,
     /// When the registry was asked for an unknown version.
@@ -100,6 +103,7 @@ impl Models {
             name,
             keys,
             registry,
+            denied: DeniedGateways::default(),
             assigned: Mutex::default(),
             shelf: Mutex::new(Shelf::new(memory)),
             asked: Mutex::default(),
@@ -160,6 +164,7 @@ impl Models {
                 _ => status.into(),
             })?
             .into_inner();
+        self.denied.replace(listed.denied_gateways);
         let mut wanted = Vec::new();
         for assignment in listed.assignments {
             match assignment.version.parse::<VersionId>() {

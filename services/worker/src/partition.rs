@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chemxor_core::ErrorId;
 use chemxor_proto::v1;
 use chemxor_proto::v1::partition_server::Partition;
-use chemxor_runtime::peer::peer_subject;
+use chemxor_runtime::peer::peer_certificate;
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::status;
 use chemxor_runtime::traces::Tracer;
@@ -70,12 +70,14 @@ impl Partition for PartitionService {
         &self,
         request: Request<Streaming<v1::WorkerRequest>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
-        if peer_subject(&request)? != Subject::Gateway {
+        let peer = peer_certificate(&request)?;
+        if peer.subject != Subject::Gateway {
             return Err(status(
                 ErrorId::CertificateRefused,
                 "only a gateway may ask a worker",
             ));
         }
+        self.0.models.denied.require_living(&peer.serial)?;
         if self.0.stop.is_cancelled() {
             return Err(status(ErrorId::WorkerUnavailable, "the worker stops"));
         }
@@ -84,7 +86,7 @@ impl Partition for PartitionService {
         let trace = worker.tracer.remote(request.metadata());
         let stream = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = session::run(stream, &sender, worker, trace).await {
+            if let Err(status) = session::run(stream, &sender, worker, &peer.serial, trace).await {
                 // the gateway may be gone, then nobody needs the status
                 let _ = sender.send(Err(status)).await;
             }

@@ -76,6 +76,7 @@ pub(crate) async fn run(
     mut stream: Streaming<v1::WorkerRequest>,
     replies: &Sender,
     worker: Arc<Worker>,
+    serial: &str,
     trace: Parent,
 ) -> Result<(), Status> {
     let first = stream.message().await?.and_then(|request| request.kind);
@@ -87,21 +88,28 @@ pub(crate) async fn run(
     let span = tracing::info_span!("session", id, version = %session.version);
     let opened = v1::worker_reply::Kind::Opened(v1::EvaluationOpened {});
     send(replies, opened).await?;
-    serve(stream, replies, &worker, session)
-        .instrument(span)
-        .await
+    let life = Life {
+        replies,
+        worker: &worker,
+        serial,
+    };
+    serve(stream, &life, session).instrument(span).await
 }
 
 async fn serve(
     stream: Streaming<v1::WorkerRequest>,
-    replies: &Sender,
-    worker: &Arc<Worker>,
+    life: &Life<'_>,
     session: Arc<Session>,
 ) -> Result<(), Status> {
     let tasks = TaskTracker::new();
-    match read(stream, replies, worker, &session, &tasks).await {
+    let mut running = HashMap::new();
+    match read(stream, life, &session, &tasks, &mut running).await {
         Ok(()) | Err(End::Gone) => Ok(()),
-        Err(End::Refused(status)) => Err(status),
+        Err(End::Refused(status)) => {
+            // whoever is refused gets no answer any more
+            running.values().for_each(CancellationToken::cancel);
+            Err(status)
+        }
         Err(End::Stops) => {
             // what has begun ends; the gateway asks the rest elsewhere
             tasks.close();
@@ -111,32 +119,41 @@ async fn serve(
     }
 }
 
-/// Waits for something, unless the stream or the worker ends before.
-async fn unless_over<T>(
-    work: impl Future<Output = T>,
-    replies: &Sender,
-    worker: &Worker,
-) -> Result<T, End> {
-    tokio::select! {
-        done = work => Ok(done),
-        () = replies.closed() => Err(End::Gone),
-        () = worker.stop.cancelled() => Err(End::Stops),
+/// What may end a stream before its last request.
+struct Life<'a> {
+    replies: &'a Sender,
+    worker: &'a Arc<Worker>,
+    /// Of the gateway's certificate.
+    serial: &'a str,
+}
+
+impl Life<'_> {
+    /// Waits for something, unless the stream ends before.
+    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.replies.closed() => Err(End::Gone),
+            () = self.worker.stop.cancelled() => Err(End::Stops),
+            refused = self.worker.models.denied.until_refused(self.serial) => Err(refused.into()),
+        }
     }
 }
 
 async fn read(
     mut stream: Streaming<v1::WorkerRequest>,
-    replies: &Sender,
-    worker: &Arc<Worker>,
+    life: &Life<'_>,
     session: &Arc<Session>,
     tasks: &TaskTracker,
+    running: &mut HashMap<At, CancellationToken>,
 ) -> Result<(), End> {
+    let Life {
+        replies, worker, ..
+    } = *life;
     let mut partial: HashMap<At, Partial> = HashMap::new();
-    let mut running: HashMap<At, CancellationToken> = HashMap::new();
     let slots = Arc::new(Semaphore::new(MAX_PENDING));
     let memory = Arc::new(Semaphore::new(worker.stream_bytes));
     loop {
-        let Some(request) = unless_over(stream.message(), replies, worker).await?? else {
+        let Some(request) = life.unless_over(stream.message()).await?? else {
             return Ok(());
         };
         let chunk = match request.kind {
@@ -160,14 +177,14 @@ async fn read(
         }
         // waiting stops reading, and so the gateway; what is under evaluation gives its room back
         let room = memory.clone().acquire_many_owned(bytes as u32);
-        let Ok(held) = unless_over(room, replies, worker).await? else {
+        let Ok(held) = life.unless_over(room).await? else {
             return Ok(());
         };
         let Some((message, slot)) = assemble(&mut partial, chunk, held)? else {
             continue;
         };
         let slots = slots.clone().acquire_owned();
-        let Ok(pending) = unless_over(slots, replies, worker).await? else {
+        let Ok(pending) = life.unless_over(slots).await? else {
             return Ok(());
         };
         running.retain(|_, token| !token.is_cancelled());

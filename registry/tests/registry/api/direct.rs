@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::api::{Api, Begun, Direct, Move, Placed};
 use crate::model::conformance;
-use crate::platform::DAY;
+use crate::platform::{DAY, registration};
 
 #[allow(clippy::needless_pass_by_value)] // used as a function of `map_err`
 fn refusal(error: RegistryError) -> ErrorId {
@@ -32,7 +32,7 @@ impl Api for Direct<'_> {
     async fn register(&self, worker: &str, key: &[u8]) -> Result<(), ErrorId> {
         self.0
             .store()
-            .register_worker(&worker.parse().unwrap(), key, "localhost:1")
+            .register_worker(&worker.parse().unwrap(), &registration(key))
             .await
             .map_err(refusal)
     }

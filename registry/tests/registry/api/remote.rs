@@ -35,6 +35,7 @@ impl Api for Remote<'_> {
             name: name.to_owned(),
             sealing_key: key.to_vec().into(),
             endpoint: "localhost:1".to_owned(),
+            ..Default::default()
         };
         let mut control = self.0.control(&worker(name)).await;
         let answer = control.register_worker(request).await;

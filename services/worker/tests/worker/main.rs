@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod answers;
+mod denied;
 mod drain;
 mod memory;
 mod model;

@@ -1,6 +1,7 @@
 //! A real worker between doubles, with certificates of an authority made for the test.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,7 @@ impl Platform {
             evaluations: options.evaluations,
             memory_limit_mib: options.memory_limit_mib,
             stream_memory_mib: STREAM_MEMORY_MIB,
+            organisations: Vec::new(),
             operations: Operations {
                 listen: Some(([127, 0, 0, 1], operations).into()),
                 drain_ms: PATIENCE.as_millis() as u64,
@@ -139,6 +141,11 @@ impl Platform {
         let issued = self.authority.issue_to(subject, self.folder.path(), "peer");
         let address = format!("localhost:{}", self.worker.addr().port());
         tls::connect(&address, &issued.unwrap()).await.unwrap()
+    }
+
+    /// The certificate of the last connection.
+    pub(crate) fn peer_certificate(&self) -> PathBuf {
+        self.folder.path().join("peer.pem")
     }
 
     pub(crate) async fn try_open(&self, model: &Model) -> Result<Stream, Status> {

@@ -18,6 +18,8 @@ use super::model::Model;
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) assignments: Mutex<Vec<v1::Assignment>>,
+    /// Certificates of gateways that are denied.
+    pub(crate) denied_gateways: Mutex<Vec<v1::DeniedCertificate>>,
     /// Blobs by digest.
     pub(crate) blobs: Mutex<HashMap<Bytes, Bytes>>,
     /// Versions whose blobs are not handed out for the time being.
@@ -85,12 +87,16 @@ impl Control for RegistryDouble {
         _: Request<v1::ListAssignmentsRequest>,
     ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
         // counted together with the look
-        let assignments = {
+        let answer = {
             let assignments = self.0.assignments.lock().unwrap();
+            let denied = self.0.denied_gateways.lock().unwrap();
             self.0.lists.send_modify(|lists| *lists += 1);
-            assignments.clone()
+            v1::ListAssignmentsResponse {
+                assignments: assignments.clone(),
+                denied_gateways: denied.clone(),
+            }
         };
-        Ok(Response::new(v1::ListAssignmentsResponse { assignments }))
+        Ok(Response::new(answer))
     }
 
     async fn fetch_blob(
