@@ -16,8 +16,26 @@ const SESSION: u32 = 2000;
 const MAX_SLOPE: f64 = 12.0;
 const MAX_DESCRIPTORS: usize = 4;
 
-/// Slope of a least-squares line, per hour.
+/// Seconds of which the least is taken: what is free and not yet given back comes and goes within a few
+/// seconds by several MiB, and what leaks stays.
+const CALM: f64 = 60.0;
+
+/// The least of each minute, at its middle.
+fn minima(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut least: Vec<(f64, f64)> = Vec::new();
+    for (at, value) in points {
+        let middle = ((at / CALM).floor() + 0.5) * CALM;
+        match least.last_mut() {
+            Some(last) if last.0 == middle => last.1 = last.1.min(*value),
+            _ => least.push((middle, *value)),
+        }
+    }
+    least
+}
+
+/// Slope of a least-squares line through the least of each minute, per hour.
 fn slope(points: &[(f64, f64)]) -> f64 {
+    let points = minima(points);
     let n = points.len() as f64;
     let (x, y) = points
         .iter()

@@ -25,7 +25,7 @@ use chemxor_proto::v1::catalog_client::CatalogClient;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::v1::publishing_client::PublishingClient;
 use chemxor_proto::v1::upload_blob_request::Kind;
-use chemxor_registry::store::{Caller, Store, TokenOrder};
+use chemxor_registry::store::{Caller, Registration, Store, TokenOrder};
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::postgres::{Durability, LocalCluster};
 use chemxor_runtime::tls;
@@ -36,6 +36,8 @@ use tonic::transport::Channel;
 
 const MODELS: u32 = 10_000;
 const ORGANISATIONS: u32 = 1_000;
+/// Tokens that are looked up in turn.
+const MANY: usize = 1_000;
 /// Bytes of a chunk of an upload, as the client sends them.
 const CHUNK: usize = 512 << 10;
 
@@ -57,7 +59,9 @@ fn main() {
         Some(at) => runtime.block_on(serve(&arguments[at + 1])),
         None => {
             let quick = arguments.iter().any(|argument| argument == "--quick");
-            runtime.block_on(measure(quick));
+            if !runtime.block_on(measure(quick)) {
+                std::process::exit(1);
+            }
         }
     }
 }
@@ -102,19 +106,34 @@ impl Registry {
         }
     }
 
-    /// Seconds of CPU so far, all threads, from /proc.
+    /// Seconds of CPU so far, all threads.
     fn cpu_seconds(&self) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // the name, in parentheses, may hold spaces
-        let fields: Vec<&str> = text
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
-        (ticks(11) + ticks(12)) / 100.0
+        cpu_seconds(self.child.id())
     }
+}
+
+/// The fields of a process after its name, which is in parentheses and may hold spaces.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = text.rsplit(')').next()?.split_whitespace();
+    Some(fields.map(str::to_owned).collect())
+}
+
+/// Seconds of CPU of a process so far, all threads; 0 when it has ended.
+fn cpu_seconds(pid: u32) -> f64 {
+    let Some(fields) = stat(pid) else { return 0.0 };
+    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// The processes of a PostgreSQL: those whose parent it is.
+fn backends(postmaster: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u32>().ok()
+    });
+    let is_child = |pid: &u32| stat(*pid).is_some_and(|f| f[1] == postmaster.to_string());
+    pids.filter(is_child).chain([postmaster]).collect()
 }
 
 fn signed<T>(token: &str, message: T) -> Request<T> {
@@ -290,7 +309,42 @@ async fn checks(
     (allowed, elapsed, registry.cpu_seconds() - before)
 }
 
-async fn measure(quick: bool) {
+/// CPU, in per cent of a core, of this process and of these while as many tokens a second are looked
+/// up, as each call of a person begins; the tokens are taken in turn.
+async fn lookups(store: &Store, tokens: &[String], others: &[u32], seconds: u64) -> (f64, f64) {
+    const RATE: u64 = 1_000;
+    let total = |pids: &[u32]| pids.iter().copied().map(cpu_seconds).sum::<f64>();
+    let own = [std::process::id()];
+    let (before, others_before) = (total(&own), total(others));
+    let started = Instant::now();
+    for tick in 0..seconds * 100 {
+        tokio::time::sleep_until((started + Duration::from_millis(10 * tick)).into()).await;
+        for number in 0..RATE / 100 {
+            let index = (tick * (RATE / 100) + number) as usize % tokens.len();
+            store.find_token(&tokens[index]).await.unwrap();
+        }
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    let share = |cpu: f64| 100.0 * cpu / elapsed;
+    (
+        share(total(&own) - before),
+        share(total(others) - others_before),
+    )
+}
+
+/// Prints a figure; gives whether it is within its aim.
+fn figure(name: &str, value: f64, unit: &str, aim: Option<f64>) -> bool {
+    let text = aim.map(|aim| aim.to_string()).unwrap_or_default();
+    println!("{name},{value:.2},{unit},{text}");
+    let met = aim.is_none_or(|aim| value <= aim);
+    if !met {
+        eprintln!("{name} misses its aim of {text} {unit}: {value:.2}");
+    }
+    met
+}
+
+/// Whether every figure is within its aim.
+async fn measure(quick: bool) -> bool {
     let folder = tempfile::Builder::new()
         .prefix("cxbench")
         .tempdir_in("/tmp")
@@ -304,10 +358,13 @@ async fn measure(quick: bool) {
     fill(&url).await;
     for worker in ["worker-1", "worker-2"] {
         let name = worker.parse().unwrap();
-        store
-            .register_worker(&name, &[1; 32], "localhost:1")
-            .await
-            .unwrap();
+        let registration = Registration {
+            sealing_key: &[1; 32],
+            endpoint: "localhost:1",
+            organisations: &[],
+            certificate_serial: "",
+        };
+        store.register_worker(&name, &registration).await.unwrap();
     }
     let local = folder.path().join("local");
     std::fs::create_dir(&local).unwrap();
@@ -333,8 +390,14 @@ async fn measure(quick: bool) {
     listing(&client, &tokens, 100).await;
     let times = listing(&client, &tokens, calls).await;
     println!("figure,value,unit,aim");
-    println!("catalogue_page_p50,{:.2},ms,", quantile(&times, 0.5));
-    println!("catalogue_page_p99,{:.2},ms,20", quantile(&times, 0.99));
+    let mut met = true;
+    met &= figure("catalogue_page_p50", quantile(&times, 0.5), "ms", None);
+    met &= figure(
+        "catalogue_page_p99",
+        quantile(&times, 0.99),
+        "ms",
+        Some(20.0),
+    );
 
     let publisher = token(&store, "default", Role::Publisher).await;
     let rounds = if quick { 1 } else { 5 };
@@ -344,8 +407,18 @@ async fn measure(quick: bool) {
         times.push(publish(&client, &publisher, round).await);
     }
     times.sort_by(f64::total_cmp);
-    println!("publish_64_mib_median,{:.2},s,5", quantile(&times, 0.5));
-    println!("publish_64_mib_slowest,{:.2},s,5", quantile(&times, 1.0));
+    met &= figure(
+        "publish_64_mib_median",
+        quantile(&times, 0.5),
+        "s",
+        Some(5.0),
+    );
+    met &= figure(
+        "publish_64_mib_slowest",
+        quantile(&times, 1.0),
+        "s",
+        Some(5.0),
+    );
 
     let gateway = files(Subject::Gateway, "gateway");
     let gateway = tls::connect(&registry.address, &gateway).await.unwrap();
@@ -378,10 +451,44 @@ async fn measure(quick: bool) {
     );
     checks(&registry, &gateway, &sessions, 2).await;
     let (count, elapsed, cpu) = checks(&registry, &gateway, &sessions, seconds).await;
-    println!("token_checks,{:.0},per second,1000", count as f64 / elapsed);
-    println!(
-        "token_checks_cpu,{:.1},% of a core,5",
-        100.0 * cpu / elapsed
+    // over TLS and gRPC, answered from memory while nothing changes
+    let rate = count as f64 / elapsed;
+    met &= figure("session_checks", rate, "a second", None);
+    met &= figure(
+        "session_checks_cpu",
+        100.0 * cpu / elapsed,
+        "% of a core",
+        Some(5.0),
     );
+
+    eprintln!(
+        "1,000 lookups a second of {MANY} tokens for {seconds} s, from PostgreSQL and remembered"
+    );
+    let mut many = Vec::with_capacity(MANY);
+    for number in 0..MANY {
+        let organisation = format!("org-{}", number % ORGANISATIONS as usize + 1);
+        many.push(token(&store, &organisation, Role::Querier).await);
+    }
+    let postmaster = std::fs::read_to_string(place.join("data/postmaster.pid")).unwrap();
+    let postmaster = postmaster.lines().next().unwrap().parse().unwrap();
+    let backends = backends(postmaster);
+    // nothing is remembered while changes are not heard of
+    let (own, database) = lookups(&store, &many, &backends, seconds).await;
+    met &= figure("token_lookups_cpu", own, "% of a core", None);
+    met &= figure(
+        "token_lookups_postgresql_cpu",
+        database,
+        "% of a core",
+        None,
+    );
+    let stop = tokio_util::sync::CancellationToken::new();
+    let follow = tokio::spawn(store.follow_rights(stop.clone()));
+    lookups(&store, &many, &backends, 2).await;
+    let (own, database) = lookups(&store, &many, &backends, seconds).await;
+    let both = own + database;
+    met &= figure("token_checks_cpu", both, "% of a core", Some(5.0));
+    stop.cancel();
+    follow.await.unwrap();
     store.close().await;
+    met
 }
