@@ -57,6 +57,10 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 /// How long a call waits for a free connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
+/// Settings of every connection. All statements are short: starting a parallel worker would take longer
+/// than what it saves.
+const SESSION: &str = "set statement_timeout = '20s'; set max_parallel_workers_per_gather = 0";
+
 /// Bytes that drafts of one organisation may take, when nothing else is said.
 pub const DRAFT_BYTES: u64 = 64 << 30;
 
@@ -116,12 +120,7 @@ impl Store {
             .max_connections(16)
             .acquire_timeout(ACQUIRE)
             .after_connect(|connection, _| {
-                Box::pin(async move {
-                    sqlx::query("set statement_timeout = '20s'")
-                        .execute(connection)
-                        .await
-                        .map(drop)
-                })
+                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(drop) })
             })
             .connect_with(options)
             .await?;

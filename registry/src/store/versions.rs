@@ -263,6 +263,8 @@ impl Store {
     /// Versions that the caller sees, newest first; `before` is where the previous page ended. Of the
     /// own organisation those who review see what waits, others what is served, and their own. The
     /// row that exceeds [`MAX_MANIFEST_BYTES`] with those before it is the last: no more is read.
+    /// Which models are visible is found once, in a table of its own: joined, PostgreSQL takes the end
+    /// of the page for near and compares each version with every model.
     pub async fn list_versions(
         &self,
         caller: &Caller,
@@ -280,13 +282,14 @@ impl Store {
             " from versions v join models m on m.name = v.name
              join (select digest, bytes, sum(bytes) over (order by created_at desc, digest desc) as upto
                    from (select v.digest, v.created_at, octet_length(v.manifest) as bytes
-                        from versions v join models m on m.name = v.name
-                        where ($2 or ",
+                        from versions v
+                        where ($2 or v.name in (select m.name from models m where ",
             visible!(),
-            ")
+            "))
                         and ($3::timestamptz is null or (v.created_at, v.digest) < ($3, $4))
                         and ($2 or v.state in ('approved', 'deprecated')
-                             or (m.organisation = $1 and ($5 or v.publisher = $6)))
+                             or (($5 or v.publisher = $6)
+                                 and v.name in (select name from models where organisation = $1)))
                         and ($7::text[] is null or v.name = any($7))
                         order by v.created_at desc, v.digest desc limit $8) as page
                   ) as page on page.digest = v.digest
