@@ -6,11 +6,15 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use chemxor_core::{
     BlobDigest, BlobRef, Bundle, DataFingerprint, Featuriser, Manifest, Metrics, OutputScaling,
-    Task,
+    Standardisation, Task,
 };
 use chemxor_fhe::ring::statements;
+use chemxor_nets::known_answers;
 
 use crate::nets::net;
+
+/// Of everything that is drawn.
+const SEED: u64 = 7;
 
 pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
     let net = net(name).map_err(|error| anyhow!("{error}"))?;
@@ -20,6 +24,14 @@ pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
         // random weights need no hiding
         .map(|weights| weights.to_blob(&[7; 32]))
         .collect::<Vec<Vec<u8>>>();
+    let featuriser = Featuriser::EcfpCounts {
+        version: 1,
+        radius: 3,
+        size: 1024,
+        max_count: 7,
+    };
+    let standardisation = Standardisation::default();
+    let answers = known_answers(standardisation, &featuriser, &net.graph, &net.weights, SEED);
     let manifest = Manifest {
         format: chemxor_core::MANIFEST_FORMAT,
         name: name.parse()?,
@@ -27,12 +39,7 @@ pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
         endpoint: "random weights".to_owned(),
         unit: String::new(),
         description: "for benchmarks".to_owned(),
-        featuriser: Featuriser::EcfpCounts {
-            version: 1,
-            radius: 3,
-            size: 1024,
-            max_count: 7,
-        },
+        featuriser,
         rings: statements(&net.graph.rings()),
         outputs: vec![OutputScaling::new(1.0, 0.0); net.graph.last().outputs as usize],
         blobs: blobs
@@ -48,9 +55,9 @@ pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
             twin: 0.0,
         },
         domain: None,
-        known_answers: Vec::new(),
+        known_answers: answers,
         privacy: None,
-        standardisation: chemxor_core::Standardisation::default(),
+        standardisation,
         data: DataFingerprint {
             sha256: "0".repeat(64),
             train_rows: 0,
@@ -58,7 +65,7 @@ pub(crate) fn run(name: &str, file: &Path) -> Result<()> {
         },
         leakage_bits_per_query: net.graph.leakage_bits_per_query(),
         toolchain: concat!("chemxor-bench ", env!("CARGO_PKG_VERSION")).to_owned(),
-        seed: 7,
+        seed: SEED,
         graph: net.graph,
     };
     let bundle = Bundle::from_parts(manifest.to_bytes()?, blobs)?;

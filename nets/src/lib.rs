@@ -52,6 +52,6 @@ pub use metrics::{
 };
 pub use onnx::{FinalActivation, OnnxError, OnnxModel, read_onnx};
 pub use report::{Curve, HeldOut, Page, PlanRow, Progress, Series, SweepRow, TrainReport};
-pub use train::{ForeignModel, Trained, import, train};
+pub use train::{ForeignModel, Trained, import, known_answers, train};
 pub use trees::{ImportError, Imported, Leaf, Tree, TreeModel, TreeSettings};
 pub use twin::predict_twin;

@@ -8,6 +8,7 @@ use chemxor_runtime::peer::{PeerCertificate, peer_certificate};
 use chemxor_runtime::pki::Subject;
 use chemxor_runtime::status::bearer_token;
 use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
 use crate::RegistryError;
 use crate::calls::Call;
@@ -28,6 +29,38 @@ pub(crate) async fn person<T>(
     Call::of(request).is_by(&caller);
     caller.require(action)?;
     Ok(caller)
+}
+
+/// What a person has shown for a call that goes on: token or certificate may be revoked meanwhile.
+pub(crate) struct Lasting {
+    peer: Arc<PeerCertificate>,
+    token: Zeroizing<String>,
+    action: Action,
+}
+
+impl Lasting {
+    /// The same checks as at the beginning of the call.
+    pub(crate) async fn require(&self, store: &Store) -> Result<(), Status> {
+        require_living(store, &self.peer).await?;
+        let caller = store.find_token(&self.token).await?;
+        caller.require(self.action)?;
+        Ok(())
+    }
+}
+
+/// As [`person`], for a call that goes on and asks again as it does.
+pub(crate) async fn lasting<T>(
+    store: &Store,
+    request: &Request<T>,
+    action: Action,
+) -> Result<(Caller, Lasting), Status> {
+    let caller = person(store, request, action).await?;
+    let lasting = Lasting {
+        peer: peer_certificate(request)?,
+        token: bearer_token(request.metadata())?,
+        action,
+    };
+    Ok((caller, lasting))
 }
 
 /// Whoever shows a living certificate of the platform; its key is what the handshake has proved.

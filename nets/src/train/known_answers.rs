@@ -1,14 +1,15 @@
 //! What the integers of a model answer for molecules that everybody knows: the known answers that
 //! the manifest states (docs/decisions/0022-known-answers.md).
 
-use chemxor_core::{ExpectedCode, KnownAnswer, code_offset, widest};
+use chemxor_core::{
+    ExpectedCode, Featuriser, KnownAnswer, Standardisation, StepGraph, code_offset, widest,
+};
+use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::twin::{evaluate, stochastic};
 use rand::RngExt;
 use rayon::prelude::*;
 
 use super::KNOWN;
-use crate::dataset::Dataset;
-use crate::model::Quantised;
 use crate::split::generator;
 
 /// Drugs, solvents, building blocks: none of the publisher's molecules.
@@ -38,25 +39,26 @@ const ALLOWED: (f64, f64) = (6.0, 2.0);
 
 /// One for each molecule that the featuriser reads and whose outputs rounding does not spread wider than
 /// a known answer may be.
-pub(super) fn of(dataset: &Dataset, quantised: &Quantised, seed: u64) -> Vec<KnownAnswer> {
+pub fn known_answers(
+    standardisation: Standardisation,
+    featuriser: &Featuriser,
+    graph: &StepGraph,
+    weights: &[StepWeights],
+    seed: u64,
+) -> Vec<KnownAnswer> {
     let indexed = MOLECULES.par_iter().enumerate();
     let answers = indexed.filter_map(|(number, smiles)| {
-        let standard = chemxor_chem::standardise(dataset.standardisation(), smiles).ok()?;
-        let features = chemxor_chem::featurise(dataset.featuriser(), &standard.smiles).ok()?;
+        let standard = chemxor_chem::standardise(standardisation, smiles).ok()?;
+        let features = chemxor_chem::featurise(featuriser, &standard.smiles).ok()?;
         let mut rng = generator(seed ^ KNOWN, number as u64);
         let draws: Vec<Vec<u32>> = (0..DRAWS)
             .map(|_| {
                 let carry = stochastic(|| rng.random::<f64>());
-                evaluate(
-                    quantised.graph.steps(),
-                    &quantised.weights,
-                    &features,
-                    carry,
-                )
+                evaluate(graph.steps(), weights, &features, carry)
             })
             .collect();
-        let bits = quantised.graph.last().output_bits;
-        let outputs = (0..quantised.outputs.len())
+        let bits = graph.last().output_bits;
+        let outputs = (0..graph.last().outputs as usize)
             .map(|output| expected(draws.iter().map(|draw| draw[output]), bits))
             .collect::<Option<_>>()?;
         Some(KnownAnswer {

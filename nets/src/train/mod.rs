@@ -48,6 +48,7 @@ const FIT: u64 = 2;
 const TWIN: u64 = 3;
 
 pub(crate) use domain::QUANTILES;
+pub use known_answers::known_answers;
 
 /// A trained model, measured and packed.
 #[derive(Debug)]
@@ -200,7 +201,13 @@ fn run(
         },
         standardisation: dataset.standardisation(),
         domain: domain::of(dataset, seen),
-        known_answers: known_answers::of(dataset, &quantised, config.seed),
+        known_answers: known_answers(
+            dataset.standardisation(),
+            dataset.featuriser(),
+            &quantised.graph,
+            &quantised.weights,
+            config.seed,
+        ),
         privacy: fit.private.clone().map(|differential| PrivacyStatement {
             differential: Some(differential),
             membership: None,

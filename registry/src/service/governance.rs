@@ -416,15 +416,17 @@ impl Governance for Services {
         &self,
         request: Request<v1::ExportAuditRequest>,
     ) -> Answer<Self::ExportAuditStream> {
-        let caller = auth::person(&self.store, &request, Action::ReadAudit).await?;
+        let (caller, shown) = auth::lasting(&self.store, &request, Action::ReadAudit).await?;
         let call = Call::of(&request);
         let last = self.store.begin_export(&caller).await?;
-        let pages = stream::try_unfold((self.store.clone(), 0), move |(store, after)| async move {
+        let from = (self.store.clone(), shown, 0);
+        let pages = stream::try_unfold(from, move |(store, shown, after)| async move {
+            shown.require(&store).await?;
             let page = store.export_page(after, last).await?;
             let Some((page, end)) = page else {
                 return Ok::<_, Status>(None);
             };
-            Ok(Some((lines(&page)?, (store, end))))
+            Ok(Some((lines(&page)?, (store, shown, end))))
         });
         let parts = pages.flat_map(|page| {
             let parts = match page {

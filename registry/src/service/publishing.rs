@@ -60,7 +60,7 @@ impl Publishing for Services {
         request: Request<Streaming<v1::UploadBlobRequest>>,
     ) -> Result<Response<v1::UploadBlobResponse>, Status> {
         use v1::upload_blob_request::Kind;
-        let caller = auth::person(&self.store, &request, Action::Publish).await?;
+        let (caller, shown) = auth::lasting(&self.store, &request, Action::Publish).await?;
         let mut stream = request.into_inner();
         let Some(Kind::Header(header)) = next_part(&mut stream).await?.and_then(|part| part.kind)
         else {
@@ -75,6 +75,7 @@ impl Publishing for Services {
             if chunk.len() > MAX_FRAME_BYTES {
                 return Err(argument("a chunk has at most 1 MiB"));
             }
+            shown.require(&self.store).await?;
             stored = self
                 .store
                 .append_piece(&caller, &version, &header.sha256, stored, &chunk)

@@ -1,11 +1,15 @@
 //! Who gets past the TLS handshake.
 
+use std::path::Path;
+
 use chemxor_proto::v1;
 use chemxor_proto::v1::catalog_client::CatalogClient;
+use chemxor_runtime::operations::{install_metrics, metrics_text};
 use chemxor_runtime::pki::{DevAuthority, Subject};
 use chemxor_runtime::tls::{self, TlsFiles};
 use time::Duration;
 
+use crate::logs::Log;
 use crate::platform::{Platform, signed};
 
 /// Whether a call with a good token gets an answer over this certificate.
@@ -22,31 +26,57 @@ async fn is_let_in(platform: &Platform, files: &TlsFiles) -> bool {
         .is_ok()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_living_certificates_of_the_platform_are_let_in() {
+/// Tries with a certificate that is refused, after a good one; gives what the log says of it. It says so
+/// of the first of many, so each kind has a process of its own.
+async fn refused_with(make: impl FnOnce(&Platform, &Subject, &Path) -> TlsFiles) -> String {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    install_metrics();
     let platform = Platform::start().await;
     let subject = Subject::Client("lab-2".parse().unwrap());
     let good = platform.files(&subject, "good");
     assert!(is_let_in(&platform, &good).await);
+    assert!(log.lines("handshake refused").is_empty());
 
     let folder = tempfile::tempdir().unwrap();
-    let foreign = DevAuthority::create_or_load(folder.path()).unwrap();
-    let foreign = foreign
-        .issue_to(&subject, folder.path(), "foreign")
-        .unwrap();
-    let foreign = TlsFiles {
+    let bad = TlsFiles {
         ca: good.ca.clone(),
-        ..foreign
+        ..make(&platform, &subject, folder.path())
     };
-    assert!(!is_let_in(&platform, &foreign).await);
+    assert!(!is_let_in(&platform, &bad).await);
+    let lines = log.lines("handshake refused");
+    let line = lines.first().expect("a line in the log");
+    assert!(line.field("peer").starts_with("127.0.0.1:"), "{line:?}");
+    let counted = metrics_text();
+    assert!(
+        counted.contains("chemxor_tls_handshakes_refused_total"),
+        "{counted}"
+    );
+    line.field("reason").to_owned()
+}
 
-    let expired = platform.authority.issue(&subject, -Duration::HOUR).unwrap();
-    let expired = expired.write(folder.path(), "expired").unwrap();
-    let expired = TlsFiles {
-        ca: good.ca.clone(),
-        ..expired
-    };
-    assert!(!is_let_in(&platform, &expired).await);
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused_and_logged() {
+    let reason = refused_with(|_, subject, folder| {
+        let foreign = DevAuthority::create_or_load(folder).unwrap();
+        foreign.issue_to(subject, folder, "foreign").unwrap()
+    });
+    let reason = reason.await;
+    // the authority has the same name, so its signature does not fit
+    assert!(
+        reason.contains("BadSignature") || reason.contains("UnknownIssuer"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_and_logged() {
+    let reason = refused_with(|platform, subject, folder| {
+        let expired = platform.authority.issue(subject, -Duration::HOUR).unwrap();
+        expired.write(folder, "expired").unwrap()
+    });
+    let reason = reason.await;
+    assert!(reason.to_lowercase().contains("expired"), "{reason}");
 }
 
 /// HTTP/2 keeps a connection for hours: it must not outlive the certificate that opened it.

@@ -6,7 +6,7 @@ use chemxor_core::ErrorId;
 
 use crate::api::{Api, Direct};
 use crate::model::Model;
-use crate::platform::Platform;
+use crate::platform::{Platform, id, signed};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -104,4 +104,53 @@ async fn the_drafts_of_an_organisation_take_no_more_than_they_may() {
     platform.database.execute(later).await.unwrap();
     store.collect_orphans(HOUR).await.unwrap();
     begin(&Model::new("c", 3)).await.unwrap();
+}
+
+/// The attack: a call that was begun in time goes on after its token was revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_ends_with_the_token_that_began_it() {
+    use chemxor_proto::v1;
+    use chemxor_proto::v1::upload_blob_request::Kind;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let model = Model::new("a", 1);
+    let store = platform.store();
+    Direct(&platform)
+        .begin("paul", &model.request)
+        .await
+        .unwrap();
+    let version: chemxor_core::VersionId = model.version().parse().unwrap();
+    let offset = async || {
+        let missing = store.missing_blobs(&version).await.unwrap();
+        missing[0].offset
+    };
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let send = async |kind: Kind| {
+        let request = v1::UploadBlobRequest { kind: Some(kind) };
+        // the call may have ended
+        let _ = sender.send(request).await;
+    };
+    let header = v1::BlobHeader {
+        version: model.version(),
+        sha256: model.sha256(0).into(),
+        offset: 0,
+    };
+    send(Kind::Header(header)).await;
+    let paul = platform.token("paul");
+    let upload = signed(&paul.secret, ReceiverStream::new(receiver));
+    let mut publishing = platform.publishing();
+    let call = tokio::spawn(async move { publishing.upload_blob(upload).await });
+    let chunk = |range: std::ops::Range<usize>| {
+        Kind::Chunk(bytes::Bytes::copy_from_slice(&model.blobs[0][range]))
+    };
+    send(chunk(0..1000)).await;
+    while offset().await == 0 {}
+    let adam = platform.caller("adam");
+    store.revoke_token(&adam, paul.id).await.unwrap();
+    send(chunk(1000..2000)).await;
+    let refused = call.await.unwrap().unwrap_err();
+    assert_eq!(id(&refused), ErrorId::TokenRefused);
+    assert_eq!(offset().await, 1000, "what came in time stays");
 }
