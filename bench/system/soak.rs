@@ -117,6 +117,9 @@ pub(crate) fn run(quick: bool) {
         "service,seconds,queries_per_second,failed,wrong,rss_first_mib,rss_last_mib,slope_mib_per_hour,descriptors_first,descriptors_last,descriptors_max"
     );
     for (index, (name, _)) in services.iter().enumerate() {
+        let least = minima(&memory[index]);
+        let least: Vec<String> = least.iter().map(|(_, mib)| format!("{mib:.1}")).collect();
+        eprintln!("{name}, least MiB of each minute: {}", least.join(" "));
         // the first half fills pools and caches
         let (memory, files) = (&memory[index], &files[index]);
         let (half, files) = (&memory[memory.len() / 2..], &files[files.len() / 2..]);
