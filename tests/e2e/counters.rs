@@ -1,9 +1,7 @@
 //! What the registry has counted, beside the rows that a client really has, after `kill -9` of every
 //! party that counts.
 
-use std::process::Stdio;
-
-use crate::faults::{check_rows, rows_of, write_library};
+use crate::faults::Batch;
 use crate::platform::{Platform, wait_until};
 
 /// Rows of the batch, each one query.
@@ -27,34 +25,17 @@ fn no_row_is_uncounted_and_few_are_counted_twice_when_whoever_counts_dies() {
     let mut platform = Platform::start(2);
     platform.publish("esol", true);
     let before = counted(&platform);
-    let input = write_library(&platform, ROWS as usize);
-    let output = platform.path("out.csv");
-    let partial = platform.path("out.csv.partial");
-    let path = output.to_str().unwrap();
     let in_flight = IN_FLIGHT.to_string();
-    let mut query = platform
-        .command(&["query", "esol", "--input", &input, "--output", path])
-        .args(["--in-flight", &in_flight])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let more = |rows: usize| {
-        wait_until("more rows", || {
-            assert!(!output.exists(), "the batch ended before the last death");
-            (rows_of(&partial) > rows).then_some(())
-        });
-    };
-    more(200);
+    let batch = Batch::begin(&platform, ROWS as usize, &["--in-flight", &in_flight]);
+    batch.goes_on(200);
     platform.gateway.take().unwrap().kill();
     platform.start_gateway();
-    more(rows_of(&partial) + 200);
+    batch.goes_on(200);
     platform.kill_registry();
     platform.start_registry();
-    more(rows_of(&partial) + 200);
+    batch.goes_on(200);
     platform.kill_postgres();
-    let status = query.wait().unwrap();
-    assert!(status.success(), "{status:?} {}", platform.log("gateway"));
-    check_rows(&output, ROWS as usize);
+    batch.ends_whole(&platform);
 
     // each row was asked under a reservation, which is counted before the query begins
     let most = ROWS + DEATHS * IN_FLIGHT + RESERVED;

@@ -1,7 +1,8 @@
 //! Processes that die, versions that are revoked: no row lost, none shifted, no wrong value.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use crate::platform::{Platform, wait_until};
 
@@ -18,8 +19,68 @@ pub(crate) fn write_library(platform: &Platform, rows: usize) -> String {
     path.display().to_string()
 }
 
-pub(crate) fn rows_of(path: &std::path::Path) -> usize {
+fn rows_of(path: &std::path::Path) -> usize {
     std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+/// A batch that runs, and has its first rows.
+pub(crate) struct Batch {
+    query: Child,
+    rows: usize,
+    log: PathBuf,
+    pub(crate) output: PathBuf,
+    pub(crate) partial: PathBuf,
+}
+
+impl Batch {
+    pub(crate) fn begin(platform: &Platform, rows: usize, arguments: &[&str]) -> Self {
+        let input = write_library(platform, rows);
+        let output = platform.path("out.csv");
+        let partial = platform.path("out.csv.partial");
+        let log = platform.path("query.log");
+        let path = output.to_str().unwrap();
+        let query = platform
+            .command(&["query", "esol", "--input", &input, "--output", path])
+            .args(arguments)
+            .env("CHEMXOR_LOG", "info")
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
+        Self {
+            query,
+            rows,
+            log,
+            output,
+            partial,
+        }
+    }
+
+    /// What it has said so far.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until it has so many rows more, and is not yet over.
+    pub(crate) fn goes_on(&self, more: usize) {
+        let target = rows_of(&self.partial) + more;
+        wait_until("more rows", || {
+            assert!(!self.output.exists(), "the batch ended too early");
+            (rows_of(&self.partial) > target).then_some(())
+        });
+    }
+
+    /// Its end: every row is there, in its place.
+    pub(crate) fn ends_whole(mut self, platform: &Platform) {
+        let status = self.query.wait().unwrap();
+        let said = self.said();
+        assert!(
+            status.success(),
+            "{status:?} {said} {}",
+            platform.log("gateway")
+        );
+        check_rows(&self.output, self.rows);
+    }
 }
 
 /// Every row of the output is the row of the input at this place, with a prediction.
@@ -77,29 +138,14 @@ fn a_killed_worker_that_comes_back_costs_no_row() {
 fn a_gateway_that_is_away_for_long_costs_no_row() {
     let mut platform = Platform::start(2);
     platform.publish("esol", true);
-    let input = write_library(&platform, 3000);
-    let output = platform.path("out.csv");
-    let partial = platform.path("out.csv.partial");
-    let path = output.to_str().unwrap();
-    let log = platform.path("query.log");
-    let mut query = platform
-        .command(&["query", "esol", "--input", &input, "--output", path])
-        .env("CHEMXOR_LOG", "info")
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
+    let batch = Batch::begin(&platform, 3000, &[]);
     platform.gateway.take().unwrap().kill();
     wait_until("more attempts than one molecule has", || {
-        let said = std::fs::read_to_string(&log).unwrap();
-        said.contains("attempt=9").then_some(())
+        batch.said().contains("attempt=9").then_some(())
     });
-    assert!(!output.exists(), "the batch waits");
+    assert!(!batch.output.exists(), "the batch waits");
     platform.start_gateway();
-    let status = query.wait().unwrap();
-    let said = std::fs::read_to_string(&log).unwrap();
-    assert!(status.success(), "{status:?} {said}");
-    check_rows(&output, 3000);
+    batch.ends_whole(&platform);
 }
 
 #[test]
@@ -361,27 +407,15 @@ fn a_rolling_restart_costs_no_row() {
 fn registry_and_database_may_die_during_a_batch() {
     let mut platform = Platform::start(2);
     platform.publish("esol", true);
-    let input = write_library(&platform, 3000);
-    let output = platform.path("out.csv");
-    let partial = platform.path("out.csv.partial");
-    let path = output.to_str().unwrap();
-    let arguments = ["query", "esol", "--input", &input, "--output", path];
-    let mut query = platform
-        .command(&arguments)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until("the first rows", || (rows_of(&partial) > 50).then_some(()));
+    let batch = Batch::begin(&platform, 3000, &[]);
     platform.kill_postgres();
-    let then = rows_of(&partial);
+    let then = rows_of(&batch.partial);
     wait_until("more rows", || {
-        (rows_of(&partial) > then + 50 || output.exists()).then_some(())
+        (rows_of(&batch.partial) > then + 50 || batch.output.exists()).then_some(())
     });
     platform.kill_registry();
     platform.start_registry();
-    let status = query.wait().unwrap();
-    assert!(status.success(), "{status:?} {}", platform.log("gateway"));
-    check_rows(&output, 3000);
+    batch.ends_whole(&platform);
     // and new sessions are authorised again
     platform.json(&["query", "esol", "--smiles", "CCO"]);
 }
