@@ -23,8 +23,8 @@ pub struct Patience {
     pub attempts: u32,
     /// Pause after the first failure; doubles each time, up to two seconds.
     pub pause: Duration,
-    /// How long a molecule waits in all while the platform is away: nobody answers, or a service says
-    /// that its own peers do not. Such attempts are not counted before.
+    /// For so long a molecule is asked again beyond `attempts` while the platform is away: nobody
+    /// answers, or a service says that its own peers do not.
     pub outage: Duration,
 }
 

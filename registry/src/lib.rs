@@ -94,7 +94,7 @@ fn checkpoint_minutes() -> NonZeroU32 {
 }
 
 fn draft_gib() -> u32 {
-    (store::DRAFT_BYTES >> 30) as u32
+    store::DRAFT_GIB
 }
 
 /// A week.

@@ -79,7 +79,7 @@ impl Platform {
             operations: Operations::default(),
             signing_key: None,
             orphan_hours: 168,
-            draft_gib: 64,
+            draft_gib: chemxor_registry::store::DRAFT_GIB,
             checkpoint_minutes: const { std::num::NonZeroU32::new(10).unwrap() },
         };
         let registry = chemxor_registry::start(config, stop.clone()).await?;

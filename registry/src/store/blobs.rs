@@ -103,6 +103,10 @@ impl Store {
             .bind(sha256)
             .execute(tx.connection())
             .await?;
+        if stored == 0 {
+            // an announcement that was left for long counted no more
+            tx.require_room(&row.organisation, self.draft_bytes).await?;
+        }
         if end == length as u64 && !complete(&mut tx, version, sha256).await? {
             // commits the removal, so that the next upload starts from the first byte
             tx.commit().await?;

@@ -61,8 +61,8 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// than what it saves.
 const SESSION: &str = "set statement_timeout = '20s'; set max_parallel_workers_per_gather = 0";
 
-/// Bytes that drafts of one organisation may take, when nothing else is said.
-pub const DRAFT_BYTES: u64 = 64 << 30;
+/// GiB that drafts of one organisation may take, when nothing else is said.
+pub const DRAFT_GIB: u32 = 64;
 
 /// Connections to one database.
 #[derive(Clone)]
@@ -129,7 +129,7 @@ impl Store {
             signer: None,
             rights: Arc::default(),
             signed: Arc::default(),
-            draft_bytes: DRAFT_BYTES,
+            draft_bytes: u64::from(DRAFT_GIB) << 30,
         })
     }
 

@@ -97,13 +97,19 @@ async fn the_drafts_of_an_organisation_take_no_more_than_they_may() {
     );
     // what is submitted is no draft
     platform.submit("paul", &model).await;
-    begin(&Model::new("b", 2)).await.unwrap();
+    let second = Model::new("b", 2);
+    begin(&second).await.unwrap();
     // what was left and collected has no room to give back
     let later = "update blobs set touched_at = now() - interval '2 hours'
         where version in (select digest from versions where state = 'draft')";
     platform.database.execute(later).await.unwrap();
     store.collect_orphans(HOUR).await.unwrap();
     begin(&Model::new("c", 3)).await.unwrap();
+    // nor does it come back beside what took its room: announced long ago, and uploaded now
+    let (version, sha256) = (second.version().parse().unwrap(), second.sha256(0));
+    let upload = store.append_piece(&paul, &version, &sha256, 0, &second.blobs[0]);
+    let refused = upload.await.unwrap_err();
+    assert!(matches!(refused, RegistryError::Quota(..)), "{refused:?}");
 }
 
 /// The attack: a call that was begun in time goes on after its token was revoked.
