@@ -458,7 +458,7 @@ async fn measure(quick: bool) -> bool {
         "session_checks_cpu",
         100.0 * cpu / elapsed,
         "% of a core",
-        None,
+        Some(5.0),
     );
 
     eprintln!(
