@@ -64,7 +64,8 @@ pub struct Trained {
 }
 
 /// Trains on `dataset`; `progress` is called after each epoch. The same data, configuration and
-/// seed give the same weights; the bundle differs in the random salt of its blobs.
+/// seed give the same weights on the same kind of CPU, whatever the number of threads (products of
+/// matrices sum in an order that follows vector width and cache sizes); the bundle differs in the random salt of its blobs.
 pub fn train(
     dataset: &Dataset,
     config: &TrainConfig,
