@@ -33,14 +33,29 @@ fn ready(args: &ServiceArgs, addr: SocketAddr) -> Result<()> {
     std::fs::rename(&new, path).with_context(|| path.display().to_string())
 }
 
+/// Keeps the kernel from giving this process huge pages. The allocator asks for them, and they turn
+/// buffers of some KiB that lie apart into 2 MiB each: 500 idle sessions took 1.4 times the memory, and
+/// what a process took went on growing while its load stayed the same.
+pub(crate) fn small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        // a seccomp filter, perhaps; nothing depends on it but memory
+        tracing::warn!(%error, "huge pages cannot be turned off; expect more resident memory");
+    }
+}
+
 pub(crate) async fn registry(args: &ServiceArgs) -> Result<()> {
-    let running = chemxor_registry::start(read(&args.config)?, shutdown::signalled()).await?;
+    small_pages();
+    let config = read(&args.config)?;
+    let running = chemxor_registry::start(config, shutdown::signalled()).await?;
     ready(args, running.addr())?;
     Ok(running.wait().await?)
 }
 
 pub(crate) async fn gateway(args: &ServiceArgs) -> Result<()> {
-    let running = chemxor_gateway::start(read(&args.config)?, shutdown::signalled()).await?;
+    small_pages();
+    let config = read(&args.config)?;
+    let running = chemxor_gateway::start(config, shutdown::signalled()).await?;
     ready(args, running.addr())?;
     Ok(running.wait().await?)
 }
@@ -55,6 +70,7 @@ pub(crate) async fn worker(format: Format, args: &WorkerArgs) -> Result<()> {
             say!("{}={}", config.name, grouped(&fingerprint));
         });
     }
+    small_pages();
     let running = chemxor_worker::start(config, shutdown::signalled()).await?;
     ready(args, running.addr())?;
     Ok(running.wait().await?)

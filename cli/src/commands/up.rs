@@ -71,6 +71,8 @@ impl Platform {
                 (Some(cluster), url)
             }
         };
+        // after PostgreSQL, which would inherit it
+        super::services::small_pages();
         let loopback = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let config = RegistryConfig {
             listen: loopback(0),

@@ -3,17 +3,20 @@
 //! Prometheus without extra set-up can show a client certificate; nothing secret is said there.
 
 use std::net::SocketAddr;
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::RuntimeError;
@@ -72,6 +75,14 @@ fn recorder() -> Option<&'static PrometheusHandle> {
     HANDLE.get_or_init(install).as_ref()
 }
 
+/// Connections to the operations port at the same time; more wait in the listener's queue.
+const CONNECTIONS: usize = 32;
+/// How long one may take, from the first byte of the request to the last of the answer. Each carries
+/// one request, so nobody keeps a place between two.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// Pause when the system has no descriptor or memory for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
 /// How often samples of histograms are put into their buckets, asked for or not.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -120,18 +131,72 @@ pub(crate) async fn serve(
         .route("/metrics", get(|| async { metrics_text() }))
         .with_state(ready);
     tracing::info!(addr = %bound, "operations port listens");
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = served.await {
-            tracing::error!(%error, "the operations port has ended");
-        }
-    });
+    let answering = answer(listener, router, CONNECTIONS, CONNECTION_TIME);
+    tokio::spawn(stop.run_until_cancelled_owned(answering));
     Ok(Some(bound))
+}
+
+/// Answers, whoever else connects and says nothing or does not read.
+async fn answer(listener: TcpListener, router: Router, connections: usize, time: Duration) {
+    let places = Arc::new(Semaphore::new(connections));
+    // closed by nobody
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the operations port cannot accept a connection");
+                tokio::time::sleep(EXHAUSTED).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
+            http.http1().keep_alive(false);
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            // who is cut or breaks off asks again
+            let _ = tokio::time::timeout(time, connection).await;
+        });
+    }
 }
 
 async fn readyz(State(ready): State<watch::Receiver<bool>>) -> (StatusCode, &'static str) {
     match *ready.borrow() {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// Who connects and says nothing, or reads nothing, takes no place for longer than its time.
+    #[tokio::test]
+    async fn the_silent_lose_their_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // more than the buffers of both ends of a connection hold
+        let long = || async { vec![b'x'; 64 << 20] };
+        let router = Router::new()
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/long", get(long));
+        let time = Duration::from_millis(300);
+        tokio::spawn(answer(listener, router, 2, time));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        let ask = b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n";
+        deaf.write_all(ask).await.unwrap();
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let ask = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+        asking.write_all(ask).await.unwrap();
+        let mut answer = String::new();
+        // to its end: one request a connection
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
     }
 }
