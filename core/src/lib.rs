@@ -18,6 +18,7 @@ mod known_answers;
 mod lifecycle;
 mod manifest;
 mod reply;
+mod reply_shape;
 mod roles;
 mod signing;
 mod text;
@@ -53,6 +54,7 @@ pub use manifest::{
     OutputScaling, PrivacyStatement, Standardisation, Task,
 };
 pub use reply::{JoinError, REPLY_HEAD, join_replies, reply_groups, reply_header};
+pub use reply_shape::ReplyShape;
 pub use roles::{Action, Reach, Role, RoleSet, allowed, reach};
 pub use signing::{
     SignatureError, sign_approval, sign_card, sign_checkpoint, sign_conformance, sign_manifest,

@@ -1,11 +1,10 @@
 //! What the reply of a step must look like, from the public graph alone: header, numbers of the
-//! output ciphertexts, exact length (docs/wire.md). What a ciphertext holds stays opaque here.
+//! output ciphertexts, exact length (docs/wire.md). What a ciphertext holds stays opaque here: the gateway
+//! checks with it, and knows nothing of the cryptography.
 
 use std::ops::Range;
 
-use chemxor_core::{
-    Conv2d, Geometry, REPLY_HEAD, RingName, StepGraph, StepKind, StepSpec, reply_groups,
-};
+use crate::{Conv2d, Geometry, REPLY_HEAD, RingName, StepGraph, StepKind, StepSpec, reply_groups};
 
 /// Things laid out so many to a group; the last group may hold fewer.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +30,7 @@ impl Span {
 
 /// The reply of one step.
 #[derive(Debug, Clone)]
-pub(crate) struct ReplyShape {
+pub struct ReplyShape {
     /// Bytes of the mask of one output ciphertext.
     mask: usize,
     switch_bits: u8,
@@ -50,7 +49,7 @@ fn packed(count: usize, bits: u8) -> usize {
 
 impl ReplyShape {
     /// One for each step.
-    pub(crate) fn all(graph: &StepGraph) -> Vec<Self> {
+    pub fn all(graph: &StepGraph) -> Vec<Self> {
         let steps = graph.steps();
         let of = |(index, spec)| Self::new(spec, index + 1 == steps.len());
         steps.iter().enumerate().map(of).collect()
@@ -100,7 +99,7 @@ impl ReplyShape {
     }
 
     /// Output ciphertexts of the whole step.
-    fn groups(&self) -> usize {
+    pub fn groups(&self) -> usize {
         self.outer.groups() * self.inner.groups()
     }
 
@@ -116,17 +115,13 @@ impl ReplyShape {
     }
 
     /// Bytes of the reply of the whole step.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.part_bytes(0..self.groups())
     }
 
     /// Whether `reply` is that of the whole step, or of the share of these output ciphertexts; what
     /// is wrong with it otherwise.
-    pub(crate) fn check(
-        &self,
-        reply: &[u8],
-        share: Option<&Range<u32>>,
-    ) -> Result<(), &'static str> {
+    pub fn check(&self, reply: &[u8], share: Option<&Range<u32>>) -> Result<(), &'static str> {
         let Some(groups) = reply_groups(reply) else {
             return Err("the worker answered something else than a reply");
         };
@@ -147,7 +142,7 @@ impl ReplyShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chemxor_core::{Expansion, reply_header};
+    use crate::{Expansion, reply_header};
 
     fn spec(outputs: u32) -> StepSpec {
         StepSpec {

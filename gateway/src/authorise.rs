@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use chemxor_core::{ErrorId, Manifest, VersionId};
+use chemxor_core::{ErrorId, Manifest, ReplyShape, VersionId};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_runtime::peer::PeerCertificate;
@@ -14,8 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::config::Limits;
-use crate::routes::{Route, Routes};
-use crate::shape::ReplyShape;
+use crate::routes::{News, Route, Routes};
 
 /// A session that the registry allows.
 pub(crate) struct Grant {
@@ -30,6 +29,8 @@ pub(crate) struct Grant {
     pub(crate) organisation: String,
     /// Permits that each step takes of a worker.
     pub(crate) permits: Vec<u32>,
+    /// [`News::rights`] before the registry was asked.
+    rights: u64,
     /// What the reply of each step must look like.
     pub(crate) replies: Vec<ReplyShape>,
     routes: Arc<Routes>,
@@ -60,6 +61,7 @@ pub(crate) async fn authorise(
     model: String,
     trace: &Parent,
 ) -> Result<Grant, Status> {
+    let rights = routes.rights();
     let request = v1::AuthorizeSessionRequest {
         token: token.to_owned(),
         model,
@@ -90,6 +92,7 @@ pub(crate) async fn authorise(
         version,
         route: Arc::new(route),
         routes: routes.clone(),
+        rights,
         replies: ReplyShape::all(&manifest.graph),
         permits,
         organisation: grant.organisation,
@@ -139,8 +142,8 @@ pub(crate) struct Recheck {
     trace: Parent,
     asked: Instant,
     confirmed: Instant,
-    /// The view without the version under which the registry confirmed it all the same.
-    confirmed_unlisted: Option<u64>,
+    /// What was known before the question to which it last said yes.
+    confirmed_under: News,
     /// Whether the registry did not answer when it was last asked.
     is_away: bool,
     pending: Option<Pending>,
@@ -148,8 +151,8 @@ pub(crate) struct Recheck {
 
 /// A question that is under way.
 struct Pending {
-    /// The view without the version at its beginning.
-    unlisted: Option<u64>,
+    /// What was known at its beginning.
+    news: News,
     answer: AbortOnDropHandle<Result<v1::CheckSessionResponse, Status>>,
 }
 
@@ -177,24 +180,30 @@ impl Recheck {
             trace,
             asked: now,
             confirmed: now,
-            confirmed_unlisted: None,
+            confirmed_under: News {
+                unlisted: None,
+                rights: grant.rights,
+            },
             is_away: false,
             pending: None,
         }
     }
 
     /// Fails when the session must end; gives the revision of its limits when it was asked for. Asks
-    /// at most once in `recheck_ms`, and at once when a view does not list the version any more.
+    /// at most once in `recheck_ms`, and at once when a right has changed or a view does not list the
+    /// version any more.
     /// While the registry is away its last word holds for `registry_grace_ms`, and nobody waits for
     /// the next one.
     pub(crate) async fn check(&mut self) -> Result<Option<i64>, Status> {
         if self.pending.is_none() {
-            let unlisted = self.routes.unlisted(&self.version);
-            let is_in_doubt = unlisted.is_some() && unlisted != self.confirmed_unlisted;
+            let news = self.routes.news(&self.version);
+            let before = self.confirmed_under;
+            let is_unlisted = news.unlisted.is_some() && news.unlisted != before.unlisted;
+            let is_in_doubt = is_unlisted || news.rights != before.rights;
             if !is_in_doubt && self.asked.elapsed() < self.limits.recheck() {
                 return Ok(None);
             }
-            self.pending = Some(self.ask(unlisted));
+            self.pending = Some(self.ask(news));
         }
         let holds = self.confirmed.elapsed() <= self.limits.registry_grace();
         let Some(pending) = &mut self.pending else {
@@ -204,14 +213,14 @@ impl Recheck {
             return Ok(None);
         }
         let answer = (&mut pending.answer).await;
-        let unlisted = pending.unlisted;
+        let news = pending.news;
         self.pending = None;
         self.asked = Instant::now();
         let refusal = match answer.map_err(|_| away()).flatten() {
             Ok(answer) => {
                 self.is_away = false;
                 self.confirmed = self.asked;
-                self.confirmed_unlisted = unlisted;
+                self.confirmed_under = news;
                 return verdict(&answer);
             }
             Err(refusal) => refusal,
@@ -229,7 +238,7 @@ impl Recheck {
         Ok(None)
     }
 
-    fn ask(&self, unlisted: Option<u64>) -> Pending {
+    fn ask(&self, news: News) -> Pending {
         let mut span = self.trace.child("check", Side::Client);
         let mut request = Request::new(self.request.clone());
         span.parent().inject(request.metadata_mut());
@@ -248,7 +257,7 @@ impl Recheck {
             answer
         };
         Pending {
-            unlisted,
+            news,
             answer: AbortOnDropHandle::new(tokio::spawn(asking)),
         }
     }

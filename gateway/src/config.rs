@@ -65,7 +65,8 @@ pub struct Limits {
     /// together; ten a second are always allowed. Keeps a failing worker from being flooded.
     pub retry_percent: u32,
     /// Milliseconds that a step may take, all attempts together, and that a client may take to
-    /// read a frame or to go on with a message that it has begun.
+    /// read a frame or to go on with a message that it has begun. A whole message may take as
+    /// long, and a second more for each 4 KiB.
     pub step_timeout_ms: u64,
     /// Milliseconds after which a step is given to another replica, where there is one.
     pub attempt_timeout_ms: u64,
@@ -78,7 +79,8 @@ pub struct Limits {
     pub drain_ms: u64,
     /// Milliseconds that a call to the registry may take, and a client to open its session.
     pub registry_timeout_ms: u64,
-    /// Milliseconds for which what the registry said of a session is trusted.
+    /// Milliseconds for which what the registry said of a session is trusted while it does not say that
+    /// a right has changed; after such a word it is asked before the next step.
     pub recheck_ms: u64,
     /// Milliseconds for which it is trusted while the registry does not answer.
     pub registry_grace_ms: u64,

@@ -16,6 +16,17 @@ pub(crate) struct Failure {
     pub(crate) elsewhere: bool,
 }
 
+/// What a failure says about whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The worker's trouble: another replica may do better, and this one is passed over for a while.
+    Worker,
+    /// What the client sent, says this worker; where there is another one it must say so, too.
+    Client,
+    /// What the client sent, and nobody else may be asked.
+    ClientForGood,
+}
+
 impl Failure {
     /// The worker is away, breaks off or talks nonsense; another replica may do better.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -23,6 +34,17 @@ impl Failure {
             id: ErrorId::WorkerUnavailable,
             message: message.into(),
             elsewhere: true,
+        }
+    }
+
+    /// Whose fault it is.
+    pub(crate) fn blame(&self) -> Blame {
+        match self.id {
+            // whoever has not seen the seed would evaluate it
+            ErrorId::SeedReused => Blame::ClientForGood,
+            id if is_about_the_client(id) => Blame::Client,
+            _ if self.elsewhere => Blame::Worker,
+            _ => Blame::ClientForGood,
         }
     }
 
@@ -48,7 +70,8 @@ impl Failure {
         Self {
             id: if told { id } else { ErrorId::Internal },
             message: shorten(&failed.message),
-            elsewhere: failed.retryable,
+            // a state that does not open is the worker's trouble, too: no client has touched it
+            elsewhere: failed.retryable || !is_about_the_client(id),
         }
     }
 }
@@ -78,7 +101,7 @@ mod tests {
     fn only_what_the_client_sent_is_told_as_it_is() {
         let refused = Failure::from_status(&status(ErrorId::CiphertextRefused, "too short"));
         assert_eq!(refused.id, ErrorId::CiphertextRefused);
-        assert!(!refused.elsewhere);
+        assert_eq!(refused.blame(), Blame::Client);
         for id in [ErrorId::ModelUnknown, ErrorId::CertificateRefused] {
             let away = Failure::from_status(&status(id, "x"));
             assert_eq!(away.id, ErrorId::WorkerUnavailable);
@@ -90,6 +113,7 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(foreign.id, ErrorId::Internal);
+        assert_eq!(foreign.blame(), Blame::Worker);
         assert_eq!(foreign.message.len(), MAX_MESSAGE);
     }
 }

@@ -20,7 +20,6 @@ mod pool;
 mod routes;
 mod service;
 mod session;
-mod shape;
 mod suspicion;
 
 use std::net::SocketAddr;

@@ -105,6 +105,11 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// Who is asked.
+    pub(crate) fn worker(&self) -> &Worker {
+        self.worker
+    }
+
     /// The worker has answered.
     pub(crate) fn succeeded(mut self) {
         self.probes = false;

@@ -92,11 +92,24 @@ pub(crate) struct Routes {
     watched: RwLock<Watched>,
 }
 
+/// What has changed since the registry was asked: where either number is another one, it must be asked
+/// again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct News {
+    /// The number of the last view, when it does not list the version; none while there is no view. A
+    /// view lists every version that may be served.
+    pub(crate) unlisted: Option<u64>,
+    /// Grows with each change of a right.
+    pub(crate) rights: u64,
+}
+
 /// The last view.
 #[derive(Default)]
 struct Watched {
     /// How many came.
     views: u64,
+    /// Grows whenever a right has changed, or may have while nobody told.
+    rights: u64,
     routes: HashMap<VersionId, Arc<Route>>,
 }
 
@@ -114,11 +127,25 @@ impl Routes {
         watched.routes.get(version).cloned()
     }
 
-    /// The number of the last view, when it does not list the version; none while there is no view.
-    /// A view lists every version that may be served.
-    pub(crate) fn unlisted(&self, version: &VersionId) -> Option<u64> {
+    /// What a session of this version must be checked for.
+    pub(crate) fn news(&self, version: &VersionId) -> News {
         let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
-        (watched.views > 0 && !watched.routes.contains_key(version)).then_some(watched.views)
+        let is_unlisted = watched.views > 0 && !watched.routes.contains_key(version);
+        News {
+            unlisted: is_unlisted.then_some(watched.views),
+            rights: watched.rights,
+        }
+    }
+
+    /// What no version's list says.
+    pub(crate) fn rights(&self) -> u64 {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        watched.rights
+    }
+
+    fn rights_changed(&self) {
+        let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
+        watched.rights += 1;
     }
 
     /// Learns of workers, wherever they are now.
@@ -134,7 +161,8 @@ impl Routes {
     }
 
     /// Replaces every route by those of the view.
-    pub(crate) fn replace(&self, view: &v1::PlacementView) {
+    /// Of the first view of a stream nobody knows what changed before.
+    pub(crate) fn replace(&self, view: &v1::PlacementView, is_first: bool) {
         let known = self.learn(&view.workers);
         let mut routes = HashMap::new();
         for entry in &view.versions {
@@ -152,6 +180,7 @@ impl Routes {
         }
         let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
         watched.views += 1;
+        watched.rights += u64::from(is_first);
         watched.routes = routes;
     }
 
@@ -186,7 +215,7 @@ impl Routes {
         ready: &watch::Sender<bool>,
     ) -> usize {
         let mut views = 0;
-        let opened = registry.watch_placements(v1::WatchPlacementsRequest {});
+        let opened = registry.watch_placements(v1::WatchPlacementsRequest { rights: true });
         let mut stream = match opened.await {
             Ok(stream) => stream.into_inner(),
             Err(status) => {
@@ -197,10 +226,14 @@ impl Routes {
         };
         while let Ok(Some(view)) = stream.message().await {
             views += 1;
+            if view.rights_only {
+                self.rights_changed();
+                continue;
+            }
             let (versions, workers) = (view.versions.len(), view.workers.len());
             tracing::info!(versions, workers, "placements learned");
             metrics::gauge!("chemxor_gateway_placements_watched").set(1.0);
-            self.replace(&view);
+            self.replace(&view, views == 1);
             ready.send_replace(true);
         }
         views

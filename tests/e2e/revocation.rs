@@ -58,7 +58,8 @@ impl Lab<'_> {
 
 #[test]
 fn what_is_taken_away_ends_a_running_batch_at_its_next_step_with_the_reason() {
-    let platform = Platform::start_configured(2, ["", "[limits]\nrecheck_ms = 0\n", ""]);
+    // what the registry said would do for a quarter of an hour, if it did not say that a right has changed
+    let platform = Platform::start_configured(2, ["", "[limits]\nrecheck_ms = 1000000\n", ""]);
     let version = platform.publish("esol", true);
     platform.json(&["model", "visibility", "esol", "everyone", "--yes"]);
     platform.json(&["org", "create", "uni"]);

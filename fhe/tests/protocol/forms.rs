@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chemxor_core::{Conv2d, Expansion, Grid, Monomials, StepGraph, join_replies};
+use chemxor_core::{Conv2d, Expansion, Grid, Monomials, ReplyShape, StepGraph, join_replies};
 use chemxor_fhe::client::{ClientKey, Progress, Query};
 use chemxor_fhe::local::LocalModel;
 use chemxor_fhe::network::trees::{Condition, Leaf, TreeEnsemble};
@@ -266,6 +266,7 @@ fn steps_shared_by_workers_give_what_one_worker_gives() {
     let (mut query, mut message) = Query::start(&key, &graph, &features).unwrap();
     let mut blinds: Option<Blinds> = None;
     let mut rounded = Vec::new();
+    let shapes = ReplyShape::all(&graph);
     for (index, (spec, step)) in graph.steps().iter().zip(&network.prepared).enumerate() {
         let count = step.shape().layout.output_count();
         let cuts = [0, count / 3, count / 2, count];
@@ -277,6 +278,7 @@ fn steps_shared_by_workers_give_what_one_worker_gives() {
         {
             let is_last = index == 2;
             let bytes = step.shape().part_bytes(groups.clone());
+            let share = groups.start as u32..groups.end as u32;
             let worker =
                 PreparedStep::for_groups(spec, is_last, weights[index].clone(), groups).unwrap();
             // every worker has its own session state
@@ -286,6 +288,7 @@ fn steps_shared_by_workers_give_what_one_worker_gives() {
                 .evaluate(&public, blinds.as_ref(), &message, &seeds)
                 .unwrap();
             assert_eq!(done.reply.len(), bytes);
+            assert_eq!(shapes[index].check(&done.reply, Some(&share)), Ok(()));
             replies.push(done.reply);
             parts.extend(done.blinds);
         }

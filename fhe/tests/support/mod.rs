@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chemxor_core::StepGraph;
+use chemxor_core::{ReplyShape, StepGraph};
 use chemxor_fhe::client::{ClientKey, Progress, Query};
 use chemxor_fhe::network::StepWeights;
 use chemxor_fhe::server::{Blinds, PreparedStep, PublicKeys, SeedLog};
@@ -47,11 +47,15 @@ pub(crate) fn run(
     let (mut query, mut message) = Query::start(key, &network.graph, features).unwrap();
     let mut blinds: Option<Blinds> = None;
     let mut rounded = Vec::new();
-    for step in &network.prepared {
+    // as the gateway expects them, which knows the graph only
+    let shapes = ReplyShape::all(&network.graph);
+    for (step, shape) in network.prepared.iter().zip(shapes) {
         let done = step
             .evaluate(&public, blinds.as_ref(), &message, &seeds)
             .unwrap();
         assert_eq!(done.reply.len(), step.shape().reply_bytes());
+        assert_eq!(shape.bytes(), done.reply.len());
+        assert_eq!(shape.check(&done.reply, None), Ok(()));
         match query.receive(&done.reply).unwrap() {
             Progress::Next(next) => {
                 let r = done.blinds.as_ref().unwrap();

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chemxor_core::ErrorId;
+use chemxor_core::{ErrorId, ReplyShape};
 use chemxor_proto::v1::client_frame::Kind;
 use chemxor_proto::{MAX_STEP_BYTES, v1};
 use chemxor_runtime::status::status;
@@ -39,7 +39,13 @@ struct Arrival {
     memory: Option<Reserved>,
     /// When its last frame came.
     last: Instant,
+    /// When it must be complete, unless more of it comes: who sends a byte now and then would hold its
+    /// memory for ever.
+    until: Instant,
 }
+
+/// Bytes a second with which each message must come, beside the time that any may take.
+const SLOWEST: f64 = 4096.0;
 
 /// The client's side of a session.
 pub(super) struct Reading {
@@ -75,10 +81,12 @@ impl Reading {
         self.idle += busy;
         for arrival in self.arrivals.values_mut() {
             arrival.last += busy;
+            arrival.until += busy;
         }
         let idle = self.idle + session.limits.idle_timeout();
-        let oldest = self.arrivals.values().map(|arrival| arrival.last).min();
-        let late = oldest.map(|oldest| oldest + session.limits.step_timeout());
+        let pause = session.limits.step_timeout();
+        let due = |arrival: &Arrival| arrival.until.min(arrival.last + pause);
+        let late = self.arrivals.values().map(due).min();
         let until = late.map_or(idle, |late| late.min(idle));
         let frame = tokio::time::timeout_at(until.into(), frames.message())
             .await
@@ -86,7 +94,7 @@ impl Reading {
                 let message = if until == idle {
                     "the session was idle for too long; open a new one"
                 } else {
-                    "a message was begun and did not go on; open a new session"
+                    "a message was begun and did not go on, or too slowly; open a new session"
                 };
                 status(ErrorId::SessionLimit, message)
             })?
@@ -148,7 +156,9 @@ impl Reading {
             asked: (asked > 0).then(|| Duration::from_millis(asked)),
             memory,
             last: self.came,
+            until: self.came + session.limits.step_timeout(),
         });
+        arrival.until += Duration::from_secs_f64(bytes as f64 / SLOWEST);
         let Some(message) = message else {
             arrival.last = self.came;
             self.arrivals.insert(at, arrival);
@@ -195,7 +205,7 @@ impl Session {
     /// Bytes that the reply of a step takes; while shares are joined, parts and whole are held.
     fn reply_memory(&self, step: u32) -> usize {
         let reply = self.grant.replies.get(step as usize);
-        let reply = reply.map_or(0, crate::shape::ReplyShape::bytes);
+        let reply = reply.map_or(0, ReplyShape::bytes);
         match self.grant.route().step(step).len() {
             0 | 1 => reply,
             _ => 2 * reply,

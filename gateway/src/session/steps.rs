@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chemxor_core::{ErrorId, join_replies};
+use chemxor_core::{ErrorId, ReplyShape, join_replies};
 use chemxor_proto::{MAX_SEALED_STATE_BYTES, v1};
 use chemxor_runtime::traces::{Parent, Side};
 use tower::retry::budget::Budget;
@@ -16,11 +16,10 @@ use tower::retry::budget::Budget;
 use super::Session;
 use super::outbox::ClientGone;
 use super::state::{Evaluation, Settled};
-use crate::failure::Failure;
+use crate::failure::{Blame, Failure};
 use crate::link::{Link, Reply, ReplyBounds};
-use crate::pool::{Tried, Worker, choose};
+use crate::pool::{Attempt, Tried, Worker, choose};
 use crate::routes::{Share, jittered, random};
-use crate::shape::ReplyShape;
 
 /// Pause before the same worker is asked again; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(50);
@@ -170,7 +169,9 @@ impl Session {
     ) -> Result<Reply, Failure> {
         let (query, step) = (evaluation.query(), evaluation.step());
         let mut tried = Tried::default();
-        let mut reason = "no worker is placed there".to_owned();
+        let mut failed = Failure::unavailable("no worker is placed there");
+        // a worker that blames the client, until another one says the same or answers
+        let mut accusation: Option<(Failure, Attempt<'_>)> = None;
         self.budget.deposit();
         for attempt in 0..self.limits.attempts {
             if deadline.is_missed_by_client() {
@@ -181,7 +182,7 @@ impl Session {
             };
             if attempt > 0 && !self.budget.withdraw() {
                 metrics::counter!("chemxor_gateway_retries_refused_total").increment(1);
-                reason = format!("{reason}; too many steps of late were tried again");
+                failed.message += "; too many steps of late were tried again";
                 break;
             }
             if tried.contains(worker) {
@@ -210,37 +211,47 @@ impl Session {
                 Err(_) => span.fail(ErrorId::WorkerUnavailable),
             }
             span.end();
-            reason = match outcome {
+            failed = match outcome {
                 Ok(Ok(reply)) => {
                     begun.succeeded();
+                    if let Some((wrong, by)) = accusation {
+                        count_failed((query, step), by.worker().name(), &wrong.message);
+                        by.failed();
+                    }
                     return Ok(reply);
                 }
-                Ok(Err(failure)) if !failure.elsewhere => return Err(failure),
+                Ok(Err(failure)) if failure.blame() == Blame::ClientForGood => return Err(failure),
+                Ok(Err(failure)) if failure.blame() == Blame::Client => {
+                    if !others || accusation.is_some() {
+                        return Err(failure);
+                    }
+                    tried.failed(worker);
+                    accusation = Some((failure.clone(), begun));
+                    failed = failure;
+                    continue;
+                }
                 // says nothing about the worker, and there is no time for another one
                 _ if deadline.is_missed_by_client() => return Err(too_short(step)),
                 Ok(Err(failure)) => {
                     tried.failed(worker);
-                    failure.message
+                    failure
                 }
                 Err(_) => {
                     tried.silent(worker);
-                    "the worker did not answer in time".to_owned()
+                    Failure::unavailable("the worker did not answer in time")
                 }
             };
             begun.failed();
-            let name = worker.name();
-            metrics::counter!("chemxor_gateway_attempts_failed_total", "worker" => name.to_owned())
-                .increment(1);
-            tracing::warn!(
-                query,
-                step,
-                attempt,
-                worker = name,
-                reason,
-                "attempt failed"
-            );
+            count_failed((query, step), worker.name(), &failed.message);
         }
-        Err(cannot(step, &reason))
+        // nobody has contradicted it
+        if let Some((failure, _)) = accusation {
+            return Err(failure);
+        }
+        Err(match failed.id {
+            ErrorId::WorkerUnavailable => cannot(step, &failed.message),
+            _ => failed,
+        })
     }
 
     async fn ask(
@@ -252,10 +263,17 @@ impl Session {
         limit: Duration,
     ) -> Result<Reply, Failure> {
         let at = (evaluation.query(), evaluation.step());
-        let permits = self.grant.permits.get(at.1 as usize);
-        let _in_flight = worker.begin(permits.copied().unwrap_or(1));
-        let link = self.links.to(worker).await?;
         let shape = self.grant.replies.get(at.1 as usize);
+        let permits = self.grant.permits.get(at.1 as usize).copied().unwrap_or(1);
+        // a part of the step is a part of its work
+        let permits = match (&share.groups, shape) {
+            (Some(groups), Some(shape)) => (u64::from(permits) * groups.len() as u64)
+                .div_ceil(shape.groups().max(1) as u64)
+                .clamp(1, permits.into()) as u32,
+            _ => permits,
+        };
+        let _in_flight = worker.begin(permits);
+        let link = self.links.to(worker).await?;
         let most = shape.map_or(0, ReplyShape::bytes);
         let reply = link.evaluate(at, message, evaluation.sealed_state(), limit, most);
         let reply = reply.await?;
@@ -269,6 +287,13 @@ impl Session {
         fits.map_err(Failure::unavailable)?;
         Ok(reply)
     }
+}
+
+/// An attempt that another replica must make good.
+fn count_failed((query, step): (u64, u32), worker: &str, reason: &str) {
+    metrics::counter!("chemxor_gateway_attempts_failed_total", "worker" => worker.to_owned())
+        .increment(1);
+    tracing::warn!(query, step, worker, reason, "attempt failed");
 }
 
 /// When a step must be answered.

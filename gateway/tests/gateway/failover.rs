@@ -134,21 +134,87 @@ async fn a_client_in_a_hurry_blames_no_worker_and_uses_no_retries_up() {
     }
 }
 
+/// What fails fast would be the least busy worker there is, and get every step.
 #[tokio::test]
-async fn a_refusal_of_the_ciphertext_is_told_and_not_tried_elsewhere() {
-    let platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+async fn a_worker_that_fails_by_itself_is_replaced_whatever_it_says() {
+    for id in [
+        ErrorId::Internal,
+        ErrorId::StateRefused,
+        ErrorId::TokenRefused,
+    ] {
+        fails_over(Deed::Fail(id, false)).await;
+    }
+}
+
+/// A worker that blames the client must find another one that says the same.
+#[tokio::test]
+async fn a_refusal_of_the_ciphertext_is_told_when_a_second_worker_says_the_same() {
+    let platform = Platform::start(&[0..3, 0..3, 0..3], Limits::default()).await;
     let mut client = platform.open().await;
     platform.journal.script(|job| match job.query {
-        1 => Deed::Fail(ErrorId::CiphertextRefused, false),
-        2 => Deed::Fail(ErrorId::TokenRefused, false),
+        1..=30 => Deed::Fail(ErrorId::CiphertextRefused, false),
+        31 => Deed::Fail(ErrorId::SeedReused, false),
+        32 => Deed::Fail(ErrorId::TokenRefused, false),
         _ => Deed::Answer,
     });
+    for query in 1..=30 {
+        client.step(query, 0, b"x").await;
+        let refused = failed(query, ErrorId::CiphertextRefused);
+        assert_eq!(client.hear().await, refused);
+        let jobs = platform.journal.of(query);
+        assert_eq!(jobs.len(), 2);
+        assert_ne!(jobs[0].worker, jobs[1].worker);
+    }
+    // whoever has not seen the seed would evaluate it
+    client.step(31, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(31, ErrorId::SeedReused));
+    assert_eq!(platform.journal.of(31).len(), 1);
+    client.step(32, 0, b"x").await;
+    assert_eq!(client.hear().await, failed(32, ErrorId::Internal));
+    client.ask(33, 0).await;
+    // alone, its word must do
+    let platform = Platform::start(&[0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    platform
+        .journal
+        .script(|_| Deed::Fail(ErrorId::CiphertextRefused, false));
     client.step(1, 0, b"x").await;
     assert_eq!(client.hear().await, failed(1, ErrorId::CiphertextRefused));
-    client.step(2, 0, b"x").await;
-    assert_eq!(client.hear().await, failed(2, ErrorId::Internal));
     assert_eq!(platform.journal.of(1).len(), 1);
-    client.ask(3, 0).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_blames_the_client_wrongly_is_replaced_and_passed_over() {
+    let platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    let names: Vec<String> = {
+        for query in 1..=20 {
+            client.ask(query, 0).await;
+        }
+        let jobs = platform.journal.jobs.borrow();
+        jobs.iter().map(|job| job.worker.clone()).collect()
+    };
+    let liar = names[0].clone();
+    assert!(names.iter().any(|name| *name != liar), "both are asked");
+    platform
+        .journal
+        .script(move |job| match job.worker == liar {
+            true => Deed::Fail(ErrorId::CiphertextRefused, false),
+            false => Deed::Answer,
+        });
+    let accused = |query| platform.journal.of(query).len() == 2;
+    let mut query = 20;
+    loop {
+        query += 1;
+        client.ask(query, 0).await;
+        if accused(query) {
+            break;
+        }
+    }
+    for query in query + 1..=query + 20 {
+        client.ask(query, 0).await;
+        assert!(!accused(query), "it is asked again");
+    }
 }
 
 #[tokio::test]

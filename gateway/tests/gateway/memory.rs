@@ -1,5 +1,7 @@
 //! Memory that all sessions share, messages that do not go on, cancellations behind a full queue.
 
+use std::time::{Duration, Instant};
+
 use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
 use chemxor_proto::v1;
@@ -66,6 +68,29 @@ async fn a_message_that_does_not_go_on_ends_its_session_and_no_other() {
     assert_eq!(client.hear().await, LIMIT);
     platform.sessions(1).await;
     other.ask(1, 0).await;
+}
+
+/// A byte now and then does not keep a message alive, nor the memory that is reserved for it.
+#[tokio::test]
+async fn a_message_that_comes_too_slowly_ends_its_session() {
+    let limits = Limits {
+        step_timeout_ms: 500,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    let begun = Instant::now();
+    let heard = loop {
+        client.chunk(1, 0, 1000, b"x").await;
+        // each byte well within the time between two frames
+        let next = tokio::time::timeout(Duration::from_millis(20), client.hear());
+        match next.await {
+            Ok(heard) => break heard,
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "it is still waited for"),
+        }
+    };
+    assert_eq!(heard, LIMIT);
+    platform.sessions(0).await;
 }
 
 #[tokio::test]

@@ -197,6 +197,7 @@ impl Platform {
             checks: Default::default(),
             ledger: Default::default(),
             changed: Default::default(),
+            rights: Default::default(),
         });
         let registry_tls = issue(&authority, &Subject::Registry, folder.path(), "registry");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -82,6 +82,8 @@ pub(crate) struct Known {
     pub(crate) ledger: Mutex<Ledger>,
     /// Told when placements or workers change; nobody hears of it before.
     pub(crate) changed: watch::Sender<u64>,
+    /// Told when a right has changed.
+    pub(crate) rights: watch::Sender<u64>,
 }
 
 impl Known {
@@ -102,7 +104,13 @@ impl Known {
         v1::PlacementView {
             versions,
             workers: self.workers.lock().unwrap().clone(),
+            rights_only: false,
         }
+    }
+
+    /// Tells those who watch that a right has changed.
+    pub(crate) fn tell_rights(&self) {
+        self.rights.send_modify(|count| *count += 1);
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -149,9 +157,18 @@ impl Control for RegistryDouble {
             if *changed.borrow() > 0 {
                 changed.mark_changed();
             }
+            let mut rights = known.rights.subscribe();
             loop {
                 tokio::select! {
                     told = changed.changed() => if told.is_err() { return },
+                    told = rights.changed() => {
+                        let word = v1::PlacementView { rights_only: true, ..Default::default() };
+                        // an error says that the gateway or the test has gone
+                        if told.is_err() || sender.send(Ok(word)).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
                     () = fails(&mut mood) => {
                         let broken = Status::unavailable("connection reset");
                         // an error says that the gateway has gone

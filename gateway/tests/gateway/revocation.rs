@@ -56,18 +56,26 @@ async fn a_version_that_a_view_does_not_list_is_checked_at_the_next_step() {
     let platform = Platform::start(&[0..3], limits).await;
     let mut client = platform.open().await;
     client.ask(1, 0).await;
-    // a view that lists it makes nobody ask
+    // the first view makes everybody ask once, because nobody told of changes before it; a later one
+    // that lists the version makes nobody ask
     platform.registry.tell();
-    for query in 2..=20 {
+    let checks = || platform.registry.checks.load(Ordering::SeqCst);
+    let mut query = 1;
+    while checks() == 0 {
+        query += 1;
         whole(&mut client, query).await;
     }
-    assert_eq!(platform.registry.checks.load(Ordering::SeqCst), 0);
+    platform.registry.tell();
+    for query in query + 1..=query + 20 {
+        whole(&mut client, query).await;
+    }
+    assert_eq!(checks(), 1);
     platform
         .registry
         .set(Mood::Refuses(ErrorId::VersionRevoked));
     platform.registry.unlisted.store(true, Ordering::SeqCst);
     platform.registry.tell();
-    let mut query = 20;
+    let mut query = query + 20;
     let ended = loop {
         query += 1;
         client.step(query, 0, b"x").await;
@@ -187,4 +195,47 @@ async fn a_registry_that_never_answers_hits_the_deadline() {
         panic!("the session opened");
     };
     assert_eq!(refusal(&status), expected);
+}
+
+/// However long what the registry said is trusted: when it says that a right has changed, it is asked
+/// before the next step.
+#[tokio::test]
+async fn a_change_of_rights_is_heard_of_at_the_next_step() {
+    let limits = Limits {
+        recheck_ms: 1_000_000,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    // so that the watch is open
+    platform.registry.tell();
+    let mut client = platform.open().await;
+    let checks = || platform.registry.checks.load(Ordering::SeqCst);
+    let mut query = 0;
+    // a change that does not concern the session: it is asked for, and goes on
+    platform.registry.tell_rights();
+    while checks() == 0 {
+        query += 1;
+        whole(&mut client, query).await;
+    }
+    platform.registry.set(Mood::Refuses(ErrorId::TokenRefused));
+    let before = checks();
+    for _ in 0..20 {
+        query += 1;
+        whole(&mut client, query).await;
+    }
+    assert_eq!(checks(), before, "nobody has told yet");
+    platform.registry.tell_rights();
+    let ended = loop {
+        query += 1;
+        client.step(query, 0, b"x").await;
+        match client.hear().await {
+            Heard::Reply { .. } => {
+                let query = v1::CancelQuery { query };
+                client.send(Kind::Cancel(query)).await;
+            }
+            other => break other,
+        }
+    };
+    let expected = Heard::Refused(Code::Unauthenticated, Some(ErrorId::TokenRefused));
+    assert_eq!(ended, expected);
 }

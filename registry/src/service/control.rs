@@ -38,8 +38,9 @@ impl Control for Services {
         request: Request<v1::WatchPlacementsRequest>,
     ) -> Result<Response<Self::WatchPlacementsStream>, Status> {
         auth::gateway(&self.store, &request).await?;
+        let rights = request.get_ref().rights;
         Ok(Response::new(
-            watch::views(self.store.clone(), self.stop.clone()).await?,
+            watch::views(self.store.clone(), rights, self.stop.clone()).await?,
         ))
     }
 

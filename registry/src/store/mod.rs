@@ -50,6 +50,7 @@ pub use visibility::Visibility;
 pub use workers::{Registration, WorkerRow};
 
 use rights::Rights;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -165,6 +166,11 @@ impl Store {
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         self.rights.clone().follow(self.pool.clone(), stop)
+    }
+
+    /// Tells of changes of rights.
+    pub(crate) fn rights_changes(&self) -> watch::Receiver<u64> {
+        self.rights.changes()
     }
 
     /// For single reads, which need no transaction of their own.

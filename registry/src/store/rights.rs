@@ -8,12 +8,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chemxor_core::VersionId;
 use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,6 +30,9 @@ const LIFETIME: Duration = Duration::from_secs(30);
 const MOST: usize = 100_000;
 /// Before the database is asked again to tell of changes.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A connection that says nothing for so long is asked whether it is there, and given as long to answer:
+/// one that a firewall has cut would say nothing for ever.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Answers of one kind.
 struct Answers<K, V>(Mutex<HashMap<K, (u64, Instant, V)>>);
@@ -62,7 +67,7 @@ impl<K: Eq + Hash, V: Clone> Answers<K, V> {
 #[derive(Default)]
 pub(crate) struct Rights {
     /// Grows with every change of a right.
-    generation: AtomicU64,
+    generation: watch::Sender<u64>,
     /// Whether the database tells of changes.
     hears: AtomicBool,
     /// Revision of the limits, of sessions that may go on.
@@ -80,13 +85,18 @@ pub(crate) struct Asked(Option<u64>);
 impl Rights {
     /// A right has changed.
     pub(crate) fn changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Tells of changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// Before the database is asked.
     pub(crate) fn ask(&self) -> Asked {
         let hears = self.hears.load(Ordering::SeqCst);
-        Asked(hears.then(|| self.generation.load(Ordering::SeqCst)))
+        Asked(hears.then(|| *self.generation.borrow()))
     }
 
     pub(crate) fn session(&self, asked: Asked, key: (VersionId, Uuid)) -> Option<i64> {
@@ -156,10 +166,18 @@ impl Rights {
         // what changed while nobody listened
         self.changed();
         self.hears.store(true, Ordering::SeqCst);
-        // none: the connection broke
-        while listener.try_recv().await?.is_some() {
-            self.changed();
+        loop {
+            match timeout(SILENCE, listener.try_recv()).await {
+                Ok(Ok(Some(_))) => self.changed(),
+                // the connection broke
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    let asked = sqlx::query("select 1").execute(&mut listener);
+                    let answered = timeout(SILENCE, asked).await;
+                    answered.map_err(|_| sqlx::Error::PoolTimedOut)??;
+                }
+            }
         }
-        Ok(())
     }
 }

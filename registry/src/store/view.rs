@@ -14,11 +14,14 @@ impl Store {
     pub async fn placement_view(&self) -> Result<v1::PlacementView, RegistryError> {
         let mut tx = self.begin("placement view").await?;
         let rows = sqlx::query(
-            "select p.version, p.worker, p.first_step, p.end_step, p.first_group, p.end_group
-             from placements p join versions v on v.digest = p.version
-             join models m on m.name = v.name join workers w on w.name = p.worker
-             where worker_serves(w, m.organisation) and v.state in ('approved', 'deprecated')
-             order by p.version, p.first_step, p.worker",
+            // with the versions that nobody serves now: gateways must know that they may not go on with
+            // the workers that they knew
+            "select v.digest as version, p.worker, p.first_step, p.end_step, p.first_group, p.end_group
+             from versions v join models m on m.name = v.name
+             left join (placements p join workers w on w.name = p.worker)
+                 on p.version = v.digest and worker_serves(w, m.organisation)
+             where v.state in ('approved', 'deprecated')
+             order by v.digest, p.first_step, p.worker",
         )
         .fetch_all(tx.connection())
         .await?;
@@ -27,18 +30,21 @@ impl Store {
             let digest = crate::store::digest(&row.try_get::<Vec<u8>, _>("version")?)?;
             let version = VersionId::from_bytes(digest).to_string();
             let number = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i32, _>(column)? as u32);
-            let placement = v1::Placement {
-                worker: row.try_get("worker")?,
-                first_step: number("first_step")?,
-                end_step: number("end_step")?,
-                first_group: number("first_group")?,
-                end_group: number("end_group")?,
+            let placements = match row.try_get::<Option<String>, _>("worker")? {
+                Some(worker) => vec![v1::Placement {
+                    worker,
+                    first_step: number("first_step")?,
+                    end_step: number("end_step")?,
+                    first_group: number("first_group")?,
+                    end_group: number("end_group")?,
+                }],
+                None => Vec::new(),
             };
             match view.versions.last_mut() {
-                Some(last) if last.version == version => last.placements.push(placement),
+                Some(last) if last.version == version => last.placements.extend(placements),
                 _ => view.versions.push(v1::VersionPlacements {
                     version,
-                    placements: vec![placement],
+                    placements,
                 }),
             }
         }

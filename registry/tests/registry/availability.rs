@@ -133,7 +133,7 @@ async fn a_gateway_that_watches_does_not_hold_up_the_stop() {
     let channel = tls::connect(&address, &files.unwrap()).await.unwrap();
     let mut control = ControlClient::new(channel);
     let watch = control
-        .watch_placements(v1::WatchPlacementsRequest {})
+        .watch_placements(v1::WatchPlacementsRequest::default())
         .await;
     let mut views = watch.unwrap().into_inner();
     assert!(views.message().await.unwrap().is_some(), "the first view");

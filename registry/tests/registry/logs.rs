@@ -266,7 +266,7 @@ impl Attacks {
         let lab = Subject::Client("lab-3".parse().unwrap());
         let mut control = self.platform.control(&lab).await;
         let refused = control
-            .watch_placements(v1::WatchPlacementsRequest {})
+            .watch_placements(v1::WatchPlacementsRequest::default())
             .await;
         let line = self.line(&refused.unwrap_err(), ErrorId::CertificateRefused);
         assert_eq!(line.level, "WARN");

@@ -1,10 +1,13 @@
 //! What a running session hears when a right behind it is withdrawn: each with its own reason.
 
+use std::time::Duration;
+
 use chemxor_core::{ErrorId, Role, RoleSet};
 use chemxor_proto::v1;
 use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_registry::store::{Caller, Visibility};
 use chemxor_runtime::pki::Subject;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::api::{Api, Direct};
@@ -84,6 +87,21 @@ async fn withdraw(platform: &Platform, what: Withdrawn, version: &str) {
     }
 }
 
+/// A gateway that asked for it is told that a right has changed.
+async fn hears_of_rights(mut watch: Streaming<v1::PlacementView>) {
+    let told = async {
+        loop {
+            let view = watch.message().await.unwrap().unwrap();
+            if view.rights_only {
+                assert!(view.versions.is_empty() && view.workers.is_empty());
+                return;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+    told.expect("the registry says so");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_withdrawn_ends_a_running_session_with_its_own_reason() {
     for (what, reason) in [
@@ -124,7 +142,10 @@ async fn whatever_is_withdrawn_ends_a_running_session_with_its_own_reason() {
         let session = session.into_inner();
         assert!(["default", "stranger"].contains(&session.organisation.as_str()));
         assert_eq!(check(&mut gateway, &session).await, None);
+        let watch = v1::WatchPlacementsRequest { rights: true };
+        let watch = gateway.watch_placements(watch).await.unwrap();
         withdraw(&platform, what, &model.version()).await;
+        hears_of_rights(watch.into_inner()).await;
         assert_eq!(
             check(&mut gateway, &session).await,
             Some(reason),
@@ -134,6 +155,25 @@ async fn whatever_is_withdrawn_ends_a_running_session_with_its_own_reason() {
         let refused = gateway.authorize_session(request).await.unwrap_err();
         assert_eq!(id(&refused), reason, "{what:?}");
     }
+}
+
+/// An older gateway would take the word for a view without versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_did_not_ask_for_it_hears_of_placements_only() {
+    let platform = Platform::start().await;
+    platform.register_workers().await;
+    let model = Model::new("esol", 1);
+    platform.submit("paul", &model).await;
+    let mut gateway = platform.control(&Subject::Gateway).await;
+    let watch = gateway.watch_placements(v1::WatchPlacementsRequest::default());
+    let mut watch = watch.await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert!(first.versions.is_empty() && !first.rights_only);
+    // a right, and a moment later placements
+    withdraw(&platform, Withdrawn::Token, "").await;
+    Direct(&platform).approve("rita", "esol").await.unwrap();
+    let second = watch.message().await.unwrap().unwrap();
+    assert!(second.versions.len() == 1 && !second.rights_only);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +201,7 @@ async fn a_change_past_this_registry_is_heard_of_although_answers_are_remembered
         let before = check(&mut gateway, &session).await;
         platform.database.execute(change).await.unwrap();
         let heard = async { while check(&mut gateway, &session).await == before {} };
-        let heard = tokio::time::timeout(std::time::Duration::from_secs(20), heard).await;
+        let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
         assert!(heard.is_ok(), "{change}");
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn service_calls(
     };
     let check = outcome(control.check_session(check).await);
     let watch = match control
-        .watch_placements(v1::WatchPlacementsRequest {})
+        .watch_placements(v1::WatchPlacementsRequest::default())
         .await
     {
         Ok(answer) => outcome(answer.into_inner().message().await),

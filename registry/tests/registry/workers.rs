@@ -108,6 +108,13 @@ async fn a_worker_with_a_denied_certificate_is_routed_to_no_more() {
     assert_eq!(served(store).await, (2, 1));
     deny(worker, "").await.unwrap();
     assert_eq!(served(store).await, (1, 0));
+    // without anybody to serve it the version stays listed: a gateway that was not told so would go on
+    // with the workers that it knows
+    deny("chemxor://worker/worker-2", "").await.unwrap();
+    let view = store.placement_view().await.unwrap();
+    assert_eq!(view.versions.len(), 1);
+    assert_eq!(view.versions[0].version, model.version());
+    assert!(view.versions[0].placements.is_empty() && view.workers.is_empty());
 
     // what can be no certificate's subject is refused: it would deny nothing
     for subject in [
