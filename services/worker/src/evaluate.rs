@@ -1,5 +1,6 @@
 //! One step evaluation: its wait for permits, and its work on the rayon pool.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use chemxor_fhe::server::{
 use chemxor_runtime::traces::Parent;
 use tokio::sync::oneshot;
 
-use crate::models::Model;
+use crate::load::Model;
 use crate::partition::Worker;
 
 /// Query and step.
@@ -84,13 +85,12 @@ pub(crate) async fn evaluate(
     let asked = Instant::now();
     let admitted = async {
         // it may have been unloaded since the session began
-        let model = worker.models.get(&session.version).await;
+        let model = tokio::time::timeout(limit, worker.models.get(&session.version))
+            .await
+            .map_err(|_| unavailable(WAITED))?;
         let model =
             model.ok_or_else(|| unavailable("this worker does not hold the version any more"))?;
-        let weight = model
-            .permits
-            .get(step as usize)
-            .map_or(1, |p| worker.weigh(*p));
+        let weight = worker.weigh(model.permits(step));
         let permits = worker.permits.clone().acquire_many_owned(weight);
         let left = limit.saturating_sub(asked.elapsed());
         let permit = tokio::time::timeout(left, permits)
@@ -121,7 +121,9 @@ pub(crate) async fn evaluate(
             let _ = sender.send(Err(unavailable(WAITED)));
             return;
         }
-        let mut outcome = evaluate_now(&session, &model, (query, step), &states, &message);
+        let mut outcome = contained((query, step), || {
+            evaluate_now(&session, &model, (query, step), &states, &message)
+        });
         let bytes = outcome.as_ref().map_or(0, |outcome| outcome.reply.len());
         let us = started.elapsed().as_micros() as u64;
         if let Ok(outcome) = &mut outcome {
@@ -146,6 +148,24 @@ pub(crate) async fn evaluate(
         id: ErrorId::Internal,
         message: "the evaluation ended without a result".to_owned(),
     })?
+}
+
+/// Makes a panic of a step its failure: one that leaves a job of the pool ends the process, and with it
+/// the steps of everybody else.
+fn contained<T>(
+    (query, step): At,
+    compute: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // nothing that the closure changes is used afterwards, but for the log of seeds, which stays whole
+    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|_| {
+        metrics::counter!("chemxor_worker_panics_total").increment(1);
+        // not what the panic says: it may follow from a weight or a ciphertext
+        tracing::error!(query, step, "the evaluation of a step panicked");
+        Err(Failure {
+            id: ErrorId::Internal,
+            message: "the evaluation of the step broke off".to_owned(),
+        })
+    })
 }
 
 /// Counts permits as busy until dropped.
@@ -210,4 +230,30 @@ fn open_states(
         .collect::<Result<_, _>>()?;
     let joined = Blinds::join(&parts).ok_or(StepError::State)?;
     Ok(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rayon::prelude::*;
+
+    /// Out of the pool's job such a panic would end this process.
+    #[tokio::test]
+    async fn a_panic_is_the_failure_of_its_step_and_the_pool_goes_on() {
+        let panics = || -> Result<(), Failure> {
+            // on several threads, as steps are evaluated
+            (0..64).into_par_iter().for_each(|number| {
+                assert!(number != 40, "of the test");
+            });
+            Ok(())
+        };
+        let (sender, receiver) = oneshot::channel();
+        rayon::spawn(move || drop(sender.send(contained((1, 0), panics))));
+        let failure = receiver.await.unwrap().err().unwrap();
+        assert_eq!(failure.id, ErrorId::Internal);
+        assert!(!failure.message.contains("of the test"));
+        let (sender, receiver) = oneshot::channel();
+        rayon::spawn(move || drop(sender.send(contained((2, 0), || Ok(7)))));
+        assert_eq!(receiver.await.unwrap().ok(), Some(7));
+    }
 }

@@ -10,6 +10,8 @@
 mod config;
 mod denied;
 mod evaluate;
+mod load;
+mod loads;
 mod models;
 mod partition;
 mod refusals;
@@ -26,7 +28,6 @@ use chemxor_proto::v1::partition_server::PartitionServer;
 use chemxor_proto::{MAX_MESSAGE_BYTES, v1};
 use chemxor_runtime::{serve, tls};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -72,7 +73,7 @@ pub async fn start(
     let mut served = serve::Served::new(&config.tls, config.operations.clone())?;
     let tracer = served.trace("worker", config.name.as_str())?;
     let ready = served.ready();
-    // until the first assignments have been prepared
+    // until the first assignments have been loaded
     ready.send_replace(false);
     let channel = tls::connect_lazy(&config.registry, served.identity())?;
     let registry = v1::control_client::ControlClient::new(channel)
@@ -88,7 +89,9 @@ pub async fn start(
             .collect(),
     };
     let name = config.name.clone();
-    let models = Arc::new(Models::new(name, keys, registry.clone(), config.memory()));
+    let memory = config.memory();
+    let models = Models::new(name, keys, registry.clone(), memory, stop.clone());
+    let models = Arc::new(models);
     let service = PartitionService::new(models.clone(), &config, tracer, stop.clone());
     let router = Server::builder()
         .initial_stream_window_size(Some(tls::STREAM_WINDOW))
@@ -99,8 +102,11 @@ pub async fn start(
                 .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(2 * MAX_MESSAGE_BYTES),
         );
-    let background = keep_current(register, registry, models, ready, stop.clone());
-    let background = tokio::spawn(background);
+    let until = stop.clone();
+    let background = tokio::spawn(async move {
+        let current = keep_current(register, registry, &models, until);
+        tokio::join!(current, models.keep_loaded(&ready));
+    });
     tracing::info!(worker = %config.name, %addr, "worker listens");
     let task = tokio::spawn(async move {
         let served = served.run(router, listener, stop.clone()).await;
@@ -112,12 +118,12 @@ pub async fn start(
     Ok(RunningWorker { addr, task })
 }
 
-/// Registers again and again (the heartbeat) and prepares what the registry assigns.
+/// Registers again and again (the heartbeat) and learns what the registry assigns. Nothing here waits
+/// for a version to be loaded.
 async fn keep_current(
     register: v1::RegisterWorkerRequest,
     mut registry: v1::control_client::ControlClient<tonic::transport::Channel>,
-    models: Arc<Models>,
-    ready: watch::Sender<bool>,
+    models: &Models,
     stop: CancellationToken,
 ) {
     let mut pause = Duration::from_millis(200);
@@ -133,16 +139,12 @@ async fn keep_current(
         match answer {
             Ok(Ok(answer)) => {
                 pause = Duration::from_secs(answer.into_inner().heartbeat_s.clamp(1, 60).into());
-                let synchronised = tokio::select! {
-                    biased;
-                    // a worker that stops does not become ready
+                let learned = tokio::select! {
                     () = stop.cancelled() => return,
-                    synchronised = models.synchronise() => synchronised,
+                    learned = models.learn() => learned,
                 };
-                match synchronised {
-                    // once prepared it stays ready: the registry may be away for a while
-                    Ok(()) => drop(ready.send_replace(true)),
-                    Err(error) => tracing::warn!(%error, "partitions are not up to date"),
+                if let Err(error) = learned {
+                    tracing::warn!(%error, "partitions are not up to date");
                 }
             }
             Ok(Err(status)) => {

@@ -1,95 +1,73 @@
-//! The partitions this worker serves: fetched from the registry, opened with the worker's key,
-//! checked against the signed manifest's commitments, prepared in the Fourier domain.
+//! The partitions this worker serves: which are assigned, which of them are in memory, and which are on
+//! their way there. What the registry says holds at once; loading goes on in the background.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chemxor_core::{BlobDigest, Manifest, RingName, StepSpec, VersionId, WorkerName};
-use chemxor_fhe::network::StepWeights;
+use chemxor_core::{VersionId, WorkerName};
 use chemxor_fhe::sealing::SealingKeyPair;
-use chemxor_fhe::server::{PreparedStep, StateKey};
+use chemxor_proto::v1;
 use chemxor_proto::v1::control_client::ControlClient;
-use chemxor_proto::{MAX_BLOB_BYTES, STATE_KEY_STEP, v1};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::denied::DeniedGateways;
+use crate::load::{LoadError, Loader, Model};
+use crate::loads::{Asked, Begun, Load, Loads};
 use crate::refusals::Refusals;
 use crate::shelf::{Shelf, Taken};
 
 /// Longest list of assignments: each carries its manifest, so this is some hundred versions and more.
 pub(crate) const MAX_ASSIGNMENTS_BYTES: usize = 64 << 20;
 
-/// How long fetching one blob may take.
-const FETCH_DEADLINE: Duration = Duration::from_secs(120);
 /// How long listing assignments may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Pause between questions to the registry for versions that are not known.
 const ASK_PAUSE: Duration = Duration::from_millis(200);
 
-/// One model version with the steps that this worker holds.
-pub(crate) struct Model {
-    pub(crate) version: VersionId,
-    pub(crate) rings: Vec<RingName>,
-    pub(crate) steps: BTreeMap<u32, PreparedStep>,
-    /// Permits that each step of the graph takes.
-    pub(crate) permits: Vec<u32>,
-    pub(crate) state_key: StateKey,
+/// What is assigned, the newest last.
+type Assigned = Vec<(VersionId, v1::Assignment)>;
+
+fn find<'a>(
+    assigned: &'a [(VersionId, v1::Assignment)],
+    version: &VersionId,
+) -> Option<&'a v1::Assignment> {
+    let found = assigned.iter().rev().find(|(other, _)| other == version);
+    found.map(|(_, assignment)| assignment)
 }
 
-/// What a version is prepared for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// A session that waits for it.
-    Now,
-    /// Sessions that may come: nothing that is in memory makes room for these.
-    Perhaps,
+/// Whether both name the same part of a version; another part is prepared anew.
+fn same_part(one: &v1::Assignment, other: &v1::Assignment) -> bool {
+    let part = |a: &v1::Assignment| (a.first_step, a.end_step, a.first_group, a.end_group);
+    part(one) == part(other)
 }
 
-/// Why a partition could not be prepared. Holds no weight and no key.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum LoadError {
-    #[error("the registry does not answer in time")]
-    Deadline,
-    #[error("the registry said: {0}")]
-    Registry(String),
-    #[error(
-        "the list of assignments is longer than {} MiB: withdraw versions from this worker, or \
-         spread them over several",
-        MAX_ASSIGNMENTS_BYTES >> 20
-    )]
-    TooMany,
-    #[error("version {version}: {reason}")]
-    Refused { version: String, reason: String },
-}
-
-impl From<tonic::Status> for LoadError {
-    fn from(status: tonic::Status) -> Self {
-        Self::Registry(format!("{:?}: {}", status.code(), status.message()))
-    }
-}
-
-/// The versions that this worker serves: which are assigned, and which of them are prepared.
+/// The versions that this worker serves. Locks are taken in the order of the fields, and none is held
+/// while something is waited for, but for the asynchronous one.
 pub(crate) struct Models {
     name: WorkerName,
-    keys: SealingKeyPair,
     registry: ControlClient<Channel>,
+    loader: Loader,
     /// Gateways that this worker serves no more.
     pub(crate) denied: DeniedGateways,
-    assigned: Mutex<HashMap<VersionId, v1::Assignment>>,
-    shelf: Mutex<Shelf<VersionId, Model>>,
+    stop: CancellationToken,
+    /// Lists that were taken in.
+    lists: watch::Sender<u64>,
+    /// One list at a time, so that an older one never replaces a newer one.
+    listing: tokio::sync::Mutex<()>,
     /// When the registry was asked for an unknown version.
     asked: Mutex<Option<Instant>>,
+    assigned: Mutex<Assigned>,
     /// Bytes that versions took when they were prepared, so that one which does not fit is not
     /// prepared again and again.
     sizes: Mutex<HashMap<VersionId, usize>>,
+    shelf: Mutex<Shelf<VersionId, Model>>,
     /// What cannot be prepared.
     refused: Mutex<Refusals<VersionId, v1::Assignment>>,
-    /// One synchronisation or preparation at a time, so that memory grows by one model at most.
-    busy: tokio::sync::Mutex<()>,
+    loads: Loads<VersionId, Model>,
 }
 
 impl Models {
@@ -98,39 +76,64 @@ impl Models {
         keys: SealingKeyPair,
         registry: ControlClient<Channel>,
         memory: usize,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             name,
-            keys,
+            loader: Loader::new(keys, registry.clone()),
             registry,
             denied: DeniedGateways::default(),
-            assigned: Mutex::default(),
-            shelf: Mutex::new(Shelf::new(memory)),
+            stop,
+            lists: watch::Sender::new(0),
+            listing: tokio::sync::Mutex::default(),
             asked: Mutex::default(),
+            assigned: Mutex::default(),
             sizes: Mutex::default(),
+            shelf: Mutex::new(Shelf::new(memory)),
             refused: Mutex::default(),
-            busy: tokio::sync::Mutex::default(),
+            loads: Loads::default(),
         }
     }
 
-    /// The version, ready to evaluate. Prepared now when it is assigned but not in memory; the
-    /// registry is asked once when it is not known at all.
-    pub(crate) async fn get(&self, version: &VersionId) -> Option<Arc<Model>> {
+    /// The version, ready to evaluate. Loaded when it is assigned but not in memory; the registry is
+    /// asked once when it is not known at all.
+    pub(crate) async fn get(self: &Arc<Self>, version: &VersionId) -> Option<Arc<Model>> {
         if let Some(model) = self.find(version) {
             return Some(model);
         }
-        if !lock(&self.assigned).contains_key(version)
+        self.look_for(version).await;
+        while self.is_assigned(version) && !self.stop.is_cancelled() {
+            let load = self.join(*version, Asked::Now);
+            let model = load.outcome().await;
+            // another part of it may have been assigned meanwhile
+            if model.is_some() || !load.is_withdrawn() {
+                return model;
+            }
+        }
+        None
+    }
+
+    /// The version, if it is in memory.
+    fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
+        lock(&self.shelf).get(version)
+    }
+
+    fn is_assigned(&self, version: &VersionId) -> bool {
+        find(&lock(&self.assigned), version).is_some()
+    }
+
+    /// Asks the registry for a version that is not known, once a list that is on its way has come.
+    async fn look_for(&self, version: &VersionId) {
+        if self.is_assigned(version) {
+            return;
+        }
+        let _one_at_a_time = self.listing.lock().await;
+        if !self.is_assigned(version)
             && self.may_ask()
-            && let Err(error) = self.synchronise().await
+            && let Err(error) = self.list().await
         {
             tracing::warn!(%error, "cannot look for the version");
         }
-        let _one_at_a_time = self.busy.lock().await;
-        if let Some(model) = self.find(version) {
-            return Some(model);
-        }
-        let assignment = lock(&self.assigned).get(version).cloned()?;
-        self.prepare(*version, assignment, Asked::Now).await
     }
 
     /// Whether the registry may be asked again, for the sake of a version that is not known.
@@ -143,14 +146,14 @@ impl Models {
         may
     }
 
-    /// The version, if it is in memory.
-    pub(crate) fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
-        lock(&self.shelf).get(version)
+    /// Learns what is assigned and who is denied. What is not assigned any more is served no more when
+    /// this returns; what is new is loaded later.
+    pub(crate) async fn learn(&self) -> Result<(), LoadError> {
+        let _one_at_a_time = self.listing.lock().await;
+        self.list().await
     }
 
-    /// Learns what is assigned, unloads what is not any more, and prepares what fits.
-    pub(crate) async fn synchronise(&self) -> Result<(), LoadError> {
-        let _one_at_a_time = self.busy.lock().await;
+    async fn list(&self) -> Result<(), LoadError> {
         let mut registry = self.registry.clone();
         let request = v1::ListAssignmentsRequest {
             worker: self.name.to_string(),
@@ -172,93 +175,171 @@ impl Models {
                 Err(error) => tracing::warn!(%error, "assignment with a malformed version"),
             }
         }
-        let before =
-            std::mem::replace(&mut *lock(&self.assigned), wanted.iter().cloned().collect());
-        // a version whose steps have changed is prepared again
-        let same = |version: &VersionId, now: &v1::Assignment| {
-            let part = |a: &v1::Assignment| (a.first_step, a.end_step, a.first_group, a.end_group);
-            before.get(version).is_none_or(|old| part(old) == part(now))
-        };
-        let gone = lock(&self.shelf).retain(|kept| {
-            wanted
-                .iter()
-                .any(|(version, now)| version == kept && same(version, now))
-        });
-        for (version, _) in &gone {
-            tracing::info!(%version, "partition unloaded");
-        }
-        lock(&self.sizes).retain(|version, _| {
-            let unloaded = gone.iter().any(|(gone, _)| gone == version);
-            !unloaded && wanted.iter().any(|(wanted, _)| wanted == version)
-        });
-        self.let_go(gone);
-        lock(&self.refused).retain(|kept| wanted.iter().any(|(version, _)| version == kept));
-        // the newest first: they are most likely to be asked for, and what is old may not fit
-        for (version, assignment) in wanted.into_iter().rev() {
-            // ciphertext is about as large as what is prepared from it, or smaller
-            let sealed: u64 = assignment.blobs.iter().map(|blob| blob.length).sum();
-            let known = lock(&self.sizes).get(&version).copied();
-            let bytes = known.unwrap_or(sealed as usize);
-            let room = {
-                let shelf = lock(&self.shelf);
-                !shelf.contains(&version) && shelf.has_room(bytes)
-            };
-            if room {
-                self.prepare(version, assignment, Asked::Perhaps).await;
-            }
-        }
+        self.assign(wanted);
+        self.lists.send_modify(|lists| *lists += 1);
         Ok(())
     }
 
-    /// Prepares a version and puts it on the shelf; others make room if it is asked for. One bad version
-    /// must not keep the others from being served, so what was refused waits for its next try.
-    async fn prepare(
-        &self,
-        version: VersionId,
-        assignment: v1::Assignment,
-        asked: Asked,
-    ) -> Option<Arc<Model>> {
+    /// Takes a list in place of the last one, and unloads what is not in it.
+    fn assign(&self, wanted: Assigned) {
+        let gone = {
+            // held to the end: nothing of the last list is put on the shelf after this
+            let mut assigned = lock(&self.assigned);
+            let before = std::mem::replace(&mut *assigned, wanted);
+            let now = |version: &VersionId| find(&assigned, version);
+            let stays = |version: &VersionId| {
+                let old = find(&before, version);
+                now(version).is_some_and(|now| old.is_none_or(|old| same_part(old, now)))
+            };
+            lock(&self.sizes).retain(|version, _| stays(version));
+            let gone = lock(&self.shelf).retain(stays);
+            lock(&self.refused).retain(|version| now(version).is_some());
+            self.loads.retain(stays);
+            gone
+        };
+        for (version, _) in &gone {
+            tracing::info!(%version, "partition unloaded");
+        }
+        self.let_go(gone);
+    }
+
+    /// Loads what is assigned and fits, after each list, until the worker stops. The first time that is
+    /// done, the worker is ready.
+    pub(crate) async fn keep_loaded(self: &Arc<Self>, ready: &watch::Sender<bool>) {
+        let mut lists = self.lists.subscribe();
+        let mut done = 0;
+        loop {
+            let news = async {
+                let listed = lists.wait_for(|listed| *listed != done).await;
+                listed.map(|listed| *listed)
+            };
+            let Some(Ok(listed)) = self.stop.run_until_cancelled(news).await else {
+                return;
+            };
+            done = listed;
+            let loaded = self.stop.run_until_cancelled(self.load_ahead()).await;
+            if loaded.is_none() {
+                return;
+            }
+            // once ready it stays so: the registry may be away for a while. A worker that stops does not
+            // become ready.
+            ready.send_if_modified(|ready| {
+                let becomes = !*ready && !self.stop.is_cancelled();
+                *ready |= becomes;
+                becomes
+            });
+        }
+    }
+
+    /// Loads one version after the other, each once, whatever lists come meanwhile.
+    async fn load_ahead(self: &Arc<Self>) {
+        let mut tried = HashSet::new();
+        while let Some(version) = self.next(&tried) {
+            tried.insert(version);
+            self.join(version, Asked::Perhaps).outcome().await;
+        }
+    }
+
+    /// The newest version that has room: it is the most likely to be asked for.
+    fn next(&self, tried: &HashSet<VersionId>) -> Option<VersionId> {
+        let assigned = lock(&self.assigned);
+        let (sizes, shelf) = (lock(&self.sizes), lock(&self.shelf));
+        let loadable = |version: &VersionId, assignment: &v1::Assignment| {
+            // ciphertext is about as large as what is prepared from it, or smaller
+            let sealed: u64 = assignment.blobs.iter().map(|blob| blob.length).sum();
+            let bytes = sizes.get(version).copied().unwrap_or(sealed as usize);
+            !tried.contains(version) && !shelf.contains(version) && shelf.has_room(bytes)
+        };
+        let found = assigned.iter().rev().find(|(v, a)| loadable(v, a));
+        found.map(|(version, _)| *version)
+    }
+
+    /// The load of a version. Who waits for it may give up: it goes on.
+    fn join(self: &Arc<Self>, version: VersionId, asked: Asked) -> Arc<Load<Model>> {
+        let (load, begun) = self.loads.join(version, asked);
+        if let Some(begun) = begun {
+            let models = self.clone();
+            tokio::spawn(async move {
+                let model = tokio::select! {
+                    biased;
+                    () = models.stop.cancelled() => None,
+                    () = begun.withdrawn() => None,
+                    model = models.load(&begun) => model,
+                };
+                begun.finish(model);
+            });
+        }
+        load
+    }
+
+    /// Loads a version and puts it on the shelf. One bad version must not keep the others from being
+    /// served, so what was refused waits for its next try.
+    async fn load(&self, begun: &Begun<VersionId, Model>) -> Option<Arc<Model>> {
+        let version = begun.key();
+        // the load before this one may have ended a moment ago
+        if let Some(model) = self.find(&version) {
+            return Some(model);
+        }
+        let assignment = find(&lock(&self.assigned), &version).cloned()?;
         let started = Instant::now();
         if !lock(&self.refused).allow(&version, &assignment, started) {
             return None;
         }
-        let loaded = self.load(version, &assignment).await;
+        let loaded = self.loader.load(version, &assignment).await;
         let outcome = if loaded.is_ok() { "ok" } else { "refused" };
         metrics::counter!("chemxor_worker_loads_total", "outcome" => outcome).increment(1);
-        let model = match loaded {
-            Ok(model) => Arc::new(model),
+        // the place is kept until the end of this
+        let (model, _place) = match loaded {
+            Ok((model, place)) => (Arc::new(model), place),
             Err(error @ LoadError::Refused { .. }) => {
                 let pause = lock(&self.refused).note(version, assignment, Instant::now());
                 let again_in_s = pause.as_secs();
                 tracing::error!(%version, %error, again_in_s, "partition refused");
                 return None;
             }
-            // the registry's fault: the next heartbeat tries again
+            // the registry's fault: after the next list it is tried again
             Err(error) => {
                 tracing::error!(%version, %error, "partition not fetched");
                 return None;
             }
         };
         lock(&self.refused).retain(|refused| *refused != version);
-        let bytes: usize = model.steps.values().map(PreparedStep::bytes).sum();
+        let bytes = model.bytes();
         let steps: Vec<u32> = model.steps.keys().copied().collect();
         let ms = started.elapsed().as_millis() as u64;
         tracing::info!(%version, ?steps, bytes, ms, "partition ready");
+        self.keep(begun, &assignment, model, bytes)
+    }
+
+    /// Puts a version on the shelf, if it is still assigned; others make room if a session waits for it.
+    fn keep(
+        &self,
+        begun: &Begun<VersionId, Model>,
+        assignment: &v1::Assignment,
+        model: Arc<Model>,
+        bytes: usize,
+    ) -> Option<Arc<Model>> {
+        let version = begun.key();
+        // a list that comes now waits, and then finds it on the shelf
+        let assigned = lock(&self.assigned);
+        let now = find(&assigned, &version);
+        if now.is_none_or(|now| !same_part(now, assignment)) {
+            drop(assigned);
+            self.let_go(vec![(version, model)]);
+            return None;
+        }
         lock(&self.sizes).insert(version, bytes);
-        let fits = {
-            let shelf = lock(&self.shelf);
-            shelf.has_room(bytes) || shelf.len() == 0
-        };
-        if asked == Asked::Perhaps && !fits {
+        let mut shelf = lock(&self.shelf);
+        let fits = shelf.has_room(bytes) || shelf.len() == 0;
+        if !fits && begun.leave() {
+            drop((shelf, assigned));
             tracing::info!(%version, bytes, "no room now; prepared when asked for");
             self.let_go(vec![(version, model)]);
             return None;
         }
-        let (evicted, alone) = {
-            let mut shelf = lock(&self.shelf);
-            let evicted = shelf.put(version, model.clone(), bytes);
-            (evicted, !shelf.could_hold(bytes))
-        };
+        let evicted = shelf.put(version, model.clone(), bytes);
+        let alone = !shelf.could_hold(bytes);
+        drop((shelf, assigned));
         if alone {
             tracing::warn!(%version, bytes, "larger than memory_limit_mib alone; raise it");
         }
@@ -273,150 +354,18 @@ impl Models {
     /// Drops what was taken off the shelf, and shows what is left. Wiping takes its time, so it is
     /// done neither under a lock nor on a thread that serves streams.
     fn let_go(&self, taken: Taken<VersionId, Model>) {
-        let (held, count) = {
+        {
+            // under the lock, so that an older state is never shown after a newer one
             let shelf = lock(&self.shelf);
-            (shelf.bytes(), shelf.len())
-        };
-        metrics::gauge!("chemxor_worker_weights_bytes").set(held as f64);
-        metrics::gauge!("chemxor_worker_models").set(count as f64);
+            metrics::gauge!("chemxor_worker_weights_bytes").set(shelf.bytes() as f64);
+            metrics::gauge!("chemxor_worker_models").set(shelf.len() as f64);
+        }
         if !taken.is_empty() {
             tokio::task::spawn_blocking(move || drop(taken));
         }
     }
-
-    async fn load(
-        &self,
-        version: VersionId,
-        assignment: &v1::Assignment,
-    ) -> Result<Model, LoadError> {
-        let refuse = |reason: String| LoadError::Refused {
-            version: version.to_string(),
-            reason,
-        };
-        let (manifest, digest) = Manifest::from_bytes(&assignment.manifest)
-            .map_err(|error| refuse(error.to_string()))?;
-        if digest != version {
-            return Err(refuse("the manifest has another digest".to_owned()));
-        }
-        let state_key = assignment
-            .state_key
-            .as_ref()
-            .ok_or_else(|| refuse("the state key is missing".to_owned()))?;
-        let state_key = self
-            .keys
-            .open(
-                &state_key.encapsulated,
-                &state_key.ciphertext,
-                &version,
-                STATE_KEY_STEP,
-            )
-            .map_err(|error| refuse(format!("state key: {error}")))?;
-        let share = (assignment.first_group, assignment.end_group);
-        let groups = (share != (0, 0)).then_some(share.0 as usize..share.1 as usize);
-        let manifest = Arc::new(manifest);
-        let mut steps = BTreeMap::new();
-        for step in assignment.first_step..assignment.end_step {
-            let blob = assignment.blobs.iter().find(|blob| blob.step == step);
-            let key = assignment.keys.iter().find(|key| key.step == step);
-            let (Some(blob), Some(key)) = (blob, key) else {
-                return Err(refuse(format!("step {step}: its blob or key is missing")));
-            };
-            let sealed = self.fetch(&assignment.version, blob).await?;
-            let key = self
-                .keys
-                .open(&key.encapsulated, &key.ciphertext, &version, step)
-                .map_err(|error| refuse(format!("step {step}: {error}")))?;
-            let groups = groups.clone();
-            let shared = manifest.clone();
-            // heavy: not on a thread that serves streams
-            let prepared = tokio::task::spawn_blocking(move || {
-                prepare(&shared, &version, step, &key, &sealed, groups)
-            })
-            .await
-            .map_err(|error| refuse(format!("step {step}: {error}")))?
-            .map_err(|reason| refuse(format!("step {step}: {reason}")))?;
-            steps.insert(step, prepared);
-        }
-        let permits = manifest
-            .graph
-            .steps()
-            .iter()
-            .map(StepSpec::permits)
-            .collect();
-        Ok(Model {
-            version,
-            rings: manifest.graph.rings(),
-            permits,
-            steps,
-            state_key: StateKey::new(*state_key.expose()),
-        })
-    }
-
-    async fn fetch(&self, version: &str, blob: &v1::EncryptedBlob) -> Result<Vec<u8>, LoadError> {
-        let refuse = |reason: &str| LoadError::Refused {
-            version: version.to_owned(),
-            reason: format!("step {}: {reason}", blob.step),
-        };
-        if blob.length > MAX_BLOB_BYTES {
-            return Err(refuse("the blob is too large"));
-        }
-        let mut registry = self.registry.clone();
-        let request = v1::FetchBlobRequest {
-            version: version.to_owned(),
-            sha256: blob.sha256.clone(),
-        };
-        let fetch = async move {
-            let mut stream = registry.fetch_blob(request).await?.into_inner();
-            let mut bytes = Vec::new();
-            while let Some(part) = stream.message().await? {
-                if bytes.len() as u64 + part.chunk.len() as u64 > blob.length {
-                    return Err(refuse("the blob is longer than announced"));
-                }
-                bytes.extend_from_slice(&part.chunk);
-            }
-            Ok(bytes)
-        };
-        let bytes = tokio::time::timeout(FETCH_DEADLINE, fetch)
-            .await
-            .map_err(|_| LoadError::Deadline)??;
-        if BlobDigest::of(&bytes).as_bytes() != blob.sha256.as_ref() {
-            return Err(refuse("the blob has another digest"));
-        }
-        Ok(bytes)
-    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens, checks and prepares one step. Heavy, but only when a version is new.
-fn prepare(
-    manifest: &Manifest,
-    version: &VersionId,
-    step: u32,
-    key: &chemxor_fhe::sealing::ModelKey,
-    sealed: &[u8],
-    groups: Option<Range<usize>>,
-) -> Result<PreparedStep, String> {
-    let index = step as usize;
-    let (Some(spec), Some(blob)) = (manifest.graph.steps().get(index), manifest.blobs.get(index))
-    else {
-        return Err("the graph has no such step".to_owned());
-    };
-    chemxor_fhe::ring::check_statements(&manifest.graph.rings(), &manifest.rings)
-        .map_err(|error| error.to_string())?;
-    let plain = key
-        .decrypt_blob(sealed, version, step)
-        .map_err(|error| error.to_string())?;
-    if BlobDigest::of(&plain) != blob.digest {
-        return Err("the weights are not those of the signed manifest".to_owned());
-    }
-    let weights = StepWeights::from_blob(&plain).map_err(|error| error.to_string())?;
-    let is_last = index + 1 == manifest.graph.steps().len();
-    let prepared = match groups {
-        None => PreparedStep::new(spec, is_last, weights),
-        Some(groups) => PreparedStep::for_groups(spec, is_last, weights, groups),
-    };
-    prepared.map_err(|error| error.to_string())
 }

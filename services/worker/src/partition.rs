@@ -51,6 +51,8 @@ impl PartitionService {
     ) -> Self {
         let evaluations = config.threads();
         metrics::gauge!("chemxor_worker_permits").set(evaluations as f64);
+        // an alert on its growth must see the first one, too
+        metrics::counter!("chemxor_worker_panics_total").increment(0);
         Self(Arc::new(Worker {
             models,
             permits: Arc::new(Semaphore::new(evaluations)),

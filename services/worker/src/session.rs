@@ -83,16 +83,23 @@ pub(crate) async fn run(
     let Some(v1::worker_request::Kind::Open(open)) = first else {
         return Err(malformed("the first frame of a stream must open it"));
     };
-    let session = Arc::new(prepare(open, &worker.models, trace).await?);
-    let id = HEXLOWER.encode(&session.id);
-    let span = tracing::info_span!("session", id, version = %session.version);
-    let opened = v1::worker_reply::Kind::Opened(v1::EvaluationOpened {});
-    send(replies, opened).await?;
     let life = Life {
         replies,
         worker: &worker,
         serial,
     };
+    // its version may have to be loaded first
+    let prepared = life.unless_over(prepare(open, &worker.models, trace));
+    let session = match prepared.await {
+        Ok(session) => Arc::new(session?),
+        Err(End::Gone) => return Ok(()),
+        Err(End::Stops) => return Err(stops()),
+        Err(End::Refused(status)) => return Err(status),
+    };
+    let id = HEXLOWER.encode(&session.id);
+    let span = tracing::info_span!("session", id, version = %session.version);
+    let opened = v1::worker_reply::Kind::Opened(v1::EvaluationOpened {});
+    send(replies, opened).await?;
     serve(stream, &life, session).instrument(span).await
 }
 
@@ -114,7 +121,7 @@ async fn serve(
             // what has begun ends; the gateway asks the rest elsewhere
             tasks.close();
             tasks.wait().await;
-            Err(status(ErrorId::WorkerUnavailable, "the worker stops"))
+            Err(stops())
         }
     }
 }
@@ -131,10 +138,11 @@ impl Life<'_> {
     /// Waits for something, unless the stream ends before.
     async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
         tokio::select! {
-            done = work => Ok(done),
+            biased;
             () = self.replies.closed() => Err(End::Gone),
             () = self.worker.stop.cancelled() => Err(End::Stops),
             refused = self.worker.models.denied.until_refused(self.serial) => Err(refused.into()),
+            done = work => Ok(done),
         }
     }
 }
@@ -240,6 +248,10 @@ async fn read(
     }
 }
 
+fn stops() -> Status {
+    status(ErrorId::WorkerUnavailable, "the worker stops")
+}
+
 fn malformed(message: &str) -> Status {
     status(ErrorId::FrameMalformed, message)
 }
@@ -296,7 +308,7 @@ fn assemble(
 
 async fn prepare(
     open: v1::OpenEvaluation,
-    models: &Models,
+    models: &Arc<Models>,
     trace: Parent,
 ) -> Result<Session, Status> {
     let argument = |message: &str| status(ErrorId::ArgumentInvalid, message);

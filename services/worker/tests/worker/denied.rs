@@ -70,6 +70,28 @@ async fn a_denied_gateway_is_served_no_more_on_the_connection_it_has() {
 }
 
 #[tokio::test]
+async fn a_gateway_is_denied_while_a_version_is_on_its_way() {
+    let (model, slow) = (Model::light("on", 0b1111_0110), Model::light("slow", 1));
+    let platform = Platform::serving(Options::default(), &[&model]).await;
+    let (channel, serial) = platform.gateway().await;
+    let mut open = Stream::open(channel.clone(), &model).await.unwrap();
+    open.ask(&model, 1).await;
+    platform.assign_held(&slow).await;
+    // so is one that waits for this version to open its stream
+    let opening = Stream::open(channel.clone(), &slow);
+    let denying = platform.deny(vec![denied(&serial)]);
+    let (opened, ()) = tokio::join!(opening, denying);
+    assert_eq!(opened.err().unwrap().code(), Code::PermissionDenied);
+    let last = open.hear().await;
+    assert!(
+        matches!(last, Heard::Refused(Code::PermissionDenied, _)),
+        "{last:?}"
+    );
+    let again = Stream::open(channel, &model).await.err().unwrap();
+    assert_eq!(again.code(), Code::PermissionDenied, "{again:?}");
+}
+
+#[tokio::test]
 async fn a_denied_gateway_hears_no_answer_of_what_it_has_asked() {
     let model = Model::light("on", 0b1111_0110);
     let platform = Platform::serving(Options::default(), &[&model]).await;

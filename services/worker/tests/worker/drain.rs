@@ -65,15 +65,12 @@ async fn a_worker_is_ready_once_its_assignments_are_prepared() {
         known.assign(&model, key);
     };
     let platform = Platform::start(Options::default(), held).await;
-    let mut fetches = platform.registry.fetches.subscribe();
-    let asked = fetches.wait_for(|all| all.contains_key(&version));
-    let asked = tokio::time::timeout(PATIENCE, asked).await;
-    drop(asked.expect("the blob is asked for").unwrap());
+    platform.fetched(&model, 1).await;
+    platform.lists(2).await;
     assert_eq!(platform.page("/readyz").await, 503);
     assert_eq!(platform.page("/livez").await, 200);
     platform.registry.release(&version);
-    platform.lists(1).await;
-    assert_eq!(platform.page("/readyz").await, 200);
+    platform.ready().await;
     platform.open(&model).await.ask(&model, 1).await;
 }
 

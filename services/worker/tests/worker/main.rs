@@ -8,6 +8,7 @@
 mod answers;
 mod denied;
 mod drain;
+mod loading;
 mod memory;
 mod model;
 mod permits;
@@ -17,3 +18,4 @@ mod publications;
 mod refusals;
 mod registry;
 mod stream;
+mod wiped;

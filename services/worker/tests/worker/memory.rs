@@ -1,25 +1,36 @@
 //! Versions that come, go and make room for each other.
 
+use chemxor_runtime::pki::Subject;
+
 use super::model::Model;
-use super::platform::{Options, Platform, metric, until_metric};
+use super::platform::{CANCELLED, Options, Platform, metric, until_metric};
+use super::stream::Stream;
 
 const EVICTIONS: &str = "chemxor_worker_evictions_total";
 const LOADED: &str = "chemxor_worker_loads_total{outcome=\"ok\"}";
 const MODELS: &str = "chemxor_worker_models";
 const BYTES: &str = "chemxor_worker_weights_bytes";
 
-#[tokio::test]
-async fn two_models_in_memory_for_one_are_both_served() {
-    let a = Model::new("a", 1024, 80, 0b1111_0110);
-    let b = Model::new("b", 1024, 80, 0b0000_1001);
-    let (size, limit) = (a.prepared_bytes(), 1 << 20);
-    assert_eq!(size, b.prepared_bytes());
-    assert!(size < limit && limit < 2 * size, "{size}");
-    let options = Options {
+/// Memory for one of these.
+fn memory_for_one() -> Options {
+    Options {
         memory_limit_mib: Some(1),
         ..Options::default()
-    };
-    let platform = Platform::serving(options, &[&a, &b]).await;
+    }
+}
+
+/// A model that has room alone in [`memory_for_one`], and its size there.
+fn large(name: &str, pattern: u8) -> (Model, usize) {
+    let model = Model::new(name, 1024, 80, pattern);
+    let (size, limit) = (model.prepared_bytes(), 1 << 20);
+    assert!(size < limit && limit < 2 * size, "{size}");
+    (model, size)
+}
+
+#[tokio::test]
+async fn two_models_in_memory_for_one_are_both_served() {
+    let ((a, size), (b, _)) = (large("a", 0b1111_0110), large("b", 0b0000_1001));
+    let platform = Platform::serving(memory_for_one(), &[&a, &b]).await;
     for query in 1..=2 {
         for model in [&a, &b] {
             platform.open(model).await.ask(model, query).await;
@@ -63,19 +74,69 @@ async fn a_model_keeps_answering_while_another_is_fetched() {
     );
     let platform = Platform::serving(Options::default(), &[&a]).await;
     until_metric(MODELS, 1).await;
-    let version = b.version.to_string();
-    platform.registry.hold(&version);
-    platform.assign(&b);
-    let mut fetches = platform.registry.fetches.subscribe();
-    let asked = fetches.wait_for(|all| all.contains_key(&version)).await;
-    drop(asked.unwrap());
+    platform.assign_held(&b).await;
     let mut stream = platform.open(&a).await;
     for query in 1..=5 {
         stream.ask(&a, query).await;
     }
     assert_eq!(platform.page("/readyz").await, 200);
     assert_eq!(metric(MODELS), 1, "the other is still on its way");
-    platform.registry.release(&version);
+    platform.registry.release(&b.version.to_string());
     until_metric(MODELS, 2).await;
     platform.open(&b).await.ask(&b, 1).await;
+}
+
+/// A gateway gives a step up when its time for an attempt is over, and asks again.
+#[tokio::test]
+async fn a_version_is_loaded_again_once_however_often_its_steps_are_given_up() {
+    let ((a, _), (b, _)) = (large("a", 0b1111_0110), large("b", 0b0000_1001));
+    let platform = Platform::serving(memory_for_one(), &[&a, &b]).await;
+    let mut stream = platform.open(&a).await;
+    // now `a` is not in memory any more
+    platform.open(&b).await.ask(&b, 1).await;
+    let version = a.version.to_string();
+    let before = platform.registry.fetches(&version);
+    platform.registry.hold(&version);
+    for query in 1..=3 {
+        stream.first_step(&a, query).await;
+        platform.fetched(&a, before + 1).await;
+        stream.cancel((query, 0)).await;
+        until_metric(CANCELLED, query).await;
+    }
+    platform.registry.release(&version);
+    stream.ask(&a, 4).await;
+    let fetched = platform.registry.fetches(&version) - before;
+    assert_eq!(fetched, 2, "each of its two blobs once");
+}
+
+#[tokio::test]
+async fn versions_that_are_waited_for_together_keep_to_the_limit() {
+    let ((a, size), (b, _)) = (large("a", 0b1111_0110), large("b", 0b0000_1001));
+    let (c, _) = large("c", 0b0011_0101);
+    let platform = Platform::serving(memory_for_one(), &[&a, &b, &c]).await;
+    let held = [&a, &b].map(|model| (model, model.version.to_string()));
+    let before = [0, 1].map(|at: usize| platform.registry.fetches(&held[at].1));
+    for (_, version) in &held {
+        platform.registry.hold(version);
+    }
+    let of_a = platform.connect(&Subject::Gateway).await;
+    let of_b = platform.connect(&Subject::Gateway).await;
+    // neither waits for the other's blobs
+    let releasing = async {
+        for ((model, _), before) in held.iter().zip(before) {
+            platform.fetched(model, before + 1).await;
+        }
+        for (_, version) in &held {
+            platform.registry.release(version);
+        }
+    };
+    let opening = async { tokio::join!(Stream::open(of_a, &a), Stream::open(of_b, &b)) };
+    let ((of_a, of_b), ()) = tokio::join!(opening, releasing);
+    let (mut of_a, mut of_b) = (of_a.unwrap(), of_b.unwrap());
+    assert_eq!((metric(MODELS), metric(BYTES)), (1, size as u64));
+    for query in 1..=2 {
+        of_a.ask(&a, query).await;
+        of_b.ask(&b, query).await;
+        assert_eq!((metric(MODELS), metric(BYTES)), (1, size as u64));
+    }
 }

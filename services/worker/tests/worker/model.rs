@@ -177,15 +177,17 @@ impl Model {
             .collect()
     }
 
-    /// Whether a code is the clear twin's, give or take the last rounding.
+    /// Whether a code is the clear twin's, give or take the last rounding. The twin rounds down here; the
+    /// run adds a random fraction and its noise, which together reach one below and two above.
     pub(crate) fn check(&self, codes: &[u32]) {
         let specs = self.manifest.graph.steps();
         let twin = twin::evaluate(specs, &self.weights, &self.features(), |_| 0);
         let [code] = codes else {
             panic!("one output, got {codes:?}");
         };
+        let above = i64::from(*code) - i64::from(twin[0]);
         assert!(
-            code.abs_diff(twin[0]) <= 1,
+            (-1..=2).contains(&above),
             "{code}, the twin says {}",
             twin[0]
         );

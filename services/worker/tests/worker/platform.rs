@@ -55,10 +55,15 @@ impl Platform {
             }
         };
         let platform = Self::start(options, assign).await;
-        let ready = async { while platform.page("/readyz").await != 200 {} };
+        platform.ready().await;
+        platform
+    }
+
+    /// Waits until the worker is ready: it has loaded what it was first told.
+    pub(crate) async fn ready(&self) {
+        let ready = async { while self.page("/readyz").await != 200 {} };
         let ready = tokio::time::timeout(PATIENCE, ready).await;
         ready.expect("the worker becomes ready");
-        platform
     }
 
     /// Before the worker starts, `prepare` is done to the registry, with the worker's sealing key.
@@ -127,8 +132,24 @@ impl Platform {
         self.registry.assign(model, &self.sealing_key);
     }
 
+    /// Assigns one more model whose blobs are not handed out, and waits until one is asked for.
+    pub(crate) async fn assign_held(&self, model: &Model) {
+        self.registry.hold(&model.version.to_string());
+        self.assign(model);
+        self.fetched(model, 1).await;
+    }
+
+    /// Waits until blobs of a model were asked for so many times.
+    pub(crate) async fn fetched(&self, model: &Model, times: u64) {
+        let version = model.version.to_string();
+        let mut fetches = self.registry.fetches.subscribe();
+        let reached = fetches.wait_for(|all| all.get(&version).is_some_and(|n| *n >= times));
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        drop(reached.expect("the blob is asked for").unwrap());
+    }
+
     /// Waits until the worker has been told its assignments this many times more. What it was told
-    /// before the last of them it has then dealt with.
+    /// before the last of them holds then; what is to be loaded may still be on its way.
     pub(crate) async fn lists(&self, more: u64) {
         let mut lists = self.registry.lists.subscribe();
         let target = *lists.borrow() + more;

@@ -10,7 +10,7 @@ use super::registry::Known;
 const REFUSED: &str = "chemxor_worker_loads_total{outcome=\"refused\"}";
 
 #[tokio::test]
-async fn a_refused_version_is_not_fetched_at_every_heartbeat_until_it_is_mended() {
+async fn a_refused_version_is_not_tried_at_every_heartbeat_until_it_is_mended() {
     let (good, bad) = (
         Model::light("good", 0b1111_0110),
         Model::light("bad", 0b0000_1001),
@@ -28,9 +28,10 @@ async fn a_refused_version_is_not_fetched_at_every_heartbeat_until_it_is_mended(
     until_metric(REFUSED, 1).await;
     platform.lists(3).await;
     assert!(platform.try_open(&bad).await.is_err());
+    // nothing is fetched for keys that do not open
     assert_eq!(
         (metric(REFUSED), platform.registry.fetches(&version)),
-        (1, 1)
+        (1, 0)
     );
     platform.open(&good).await.ask(&good, 1).await;
     // mended: tried at once
@@ -49,7 +50,11 @@ async fn garbage_in_place_of_a_blob_is_refused_and_others_are_served() {
     bad.blobs[0] = Bytes::from(vec![0; length]);
     let platform = Platform::serving(Options::default(), &[&bad, &good]).await;
     until_metric(REFUSED, 1).await;
+    platform.lists(3).await;
     assert!(platform.try_open(&bad).await.is_err());
+    // each of its two blobs once, at no heartbeat again
+    let fetches = platform.registry.fetches(&bad.version.to_string());
+    assert_eq!((metric(REFUSED), fetches), (1, 2));
     platform.open(&good).await.ask(&good, 1).await;
 }
 

@@ -46,6 +46,13 @@ impl Known {
         self.assignments.lock().unwrap().push(assignment);
     }
 
+    /// Takes a model back; the worker hears of it when it asks next.
+    pub(crate) fn withdraw(&self, model: &Model) {
+        let version = model.version.to_string();
+        let mut assignments = self.assignments.lock().unwrap();
+        assignments.retain(|assignment| assignment.version != version);
+    }
+
     pub(crate) fn hold(&self, version: &str) {
         self.held.send_modify(|held| {
             held.insert(version.into());

@@ -1,6 +1,7 @@
 //! The gateway's end of a stream to a worker.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 
 use bytes::Bytes;
 use chemxor_core::{ErrorId, Reassembler};
@@ -29,8 +30,12 @@ pub(crate) enum Heard {
     End,
 }
 
+/// The side of a stream that asks.
+#[derive(Clone)]
+pub(crate) struct Requests(mpsc::Sender<v1::WorkerRequest>);
+
 pub(crate) struct Stream {
-    requests: mpsc::Sender<v1::WorkerRequest>,
+    requests: Requests,
     replies: Streaming<v1::WorkerReply>,
     partial: HashMap<At, (Reassembler, Vec<Bytes>)>,
 }
@@ -44,38 +49,11 @@ pub(crate) fn open_frame(model: &Model) -> v1::OpenEvaluation {
     }
 }
 
-impl Stream {
-    /// A stream on which only this was sent.
-    pub(crate) async fn begin(channel: Channel, first: Kind) -> Result<Self, Status> {
-        let (requests, receiver) = mpsc::channel(512);
-        let first = v1::WorkerRequest { kind: Some(first) };
-        requests.try_send(first).unwrap();
-        let mut client = PartitionClient::new(channel)
-            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
-        let replies = client.serve(ReceiverStream::new(receiver)).await?;
-        Ok(Self {
-            requests,
-            replies: replies.into_inner(),
-            partial: HashMap::new(),
-        })
-    }
-
-    pub(crate) async fn open(channel: Channel, model: &Model) -> Result<Self, Status> {
-        let mut stream = Self::begin(channel, Kind::Open(open_frame(model))).await?;
-        let opened = tokio::time::timeout(PATIENCE, stream.replies.message());
-        let opened = opened
-            .await
-            .expect("a stream opens or is refused")?
-            .unwrap();
-        assert!(matches!(opened.kind, Some(Reply::Opened(_))), "{opened:?}");
-        Ok(stream)
-    }
-
+impl Requests {
     pub(crate) async fn send(&self, kind: Kind) {
         let request = v1::WorkerRequest { kind: Some(kind) };
         // an error says that the stream has ended, which the test hears otherwise
-        let _ = self.requests.send(request).await;
+        let _ = self.0.send(request).await;
     }
 
     pub(crate) async fn chunk(&self, (query, step): At, total: usize, payload: Bytes) {
@@ -103,6 +81,47 @@ impl Stream {
             }))
             .await;
         }
+    }
+}
+
+impl Deref for Stream {
+    type Target = Requests;
+
+    fn deref(&self) -> &Requests {
+        &self.requests
+    }
+}
+
+impl Stream {
+    /// A stream on which only this was sent.
+    pub(crate) async fn begin(channel: Channel, first: Kind) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(512);
+        let first = v1::WorkerRequest { kind: Some(first) };
+        requests.try_send(first).unwrap();
+        let mut client = PartitionClient::new(channel)
+            .max_decoding_message_size(2 * MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(2 * MAX_MESSAGE_BYTES);
+        let replies = client.serve(ReceiverStream::new(receiver)).await?;
+        Ok(Self {
+            requests: Requests(requests),
+            replies: replies.into_inner(),
+            partial: HashMap::new(),
+        })
+    }
+
+    pub(crate) async fn open(channel: Channel, model: &Model) -> Result<Self, Status> {
+        let mut stream = Self::begin(channel, Kind::Open(open_frame(model))).await?;
+        let opened = tokio::time::timeout(PATIENCE, stream.replies.message());
+        let opened = opened
+            .await
+            .expect("a stream opens or is refused")?
+            .unwrap();
+        assert!(matches!(opened.kind, Some(Reply::Opened(_))), "{opened:?}");
+        Ok(stream)
+    }
+
+    pub(crate) fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// Sends step 0 of a query.
