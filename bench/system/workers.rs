@@ -1,5 +1,5 @@
 //! Throughput with 1, 2 and 4 workers, each with one core's worth of permits: replicas of the whole
-//! model, and shares of its steps.
+//! model, and shares of its steps. Nothing is asked of the speed; every answer must be right.
 
 use crate::platform::Platform;
 
@@ -35,7 +35,11 @@ pub(crate) fn run(quick: bool) {
             "0.6",
         ]);
         let level = &levels[0];
+        for key in ["failed", "wrong", "warmup_failed", "warmup_wrong"] {
+            assert_eq!(level[key], 0, "{count} workers, {spread}: {key} in {level}");
+        }
         let number = |key: &str| level[key].as_f64().unwrap();
+        assert!(number("queries") > 0.0, "{level}");
         println!(
             "{count},{spread},{cores},16,{:.1},{:.2},{:.2},{:.2}",
             number("queries_per_second"),

@@ -127,7 +127,7 @@ pub(crate) enum Command {
     Audit(AuditCommand),
     /// Make a key and a certificate request on this machine, to be signed by an administrator.
     #[command(
-        after_help = "Examples:\n  chemxor join lab-7\n  chemxor join worker-3 --as worker --host worker-3.acme.example --output /etc/chemxor"
+        after_help = "Examples:\n  chemxor join lab-7\n  chemxor join worker-3 --as worker --host worker-3.acme.example --output /etc/chemxor/worker"
     )]
     Join(JoinArgs),
     /// Sign, list, renew and deny certificates.

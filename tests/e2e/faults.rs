@@ -1,25 +1,53 @@
 //! Processes that die, versions that are revoked: no row lost, none shifted, no wrong value.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+
+use chemxor_core::Bundle;
+use chemxor_fhe::network::StepWeights;
+use chemxor_fhe::twin::nearest;
 
 use crate::platform::{Platform, wait_until};
 
-pub(crate) fn write_library(platform: &Platform, rows: usize) -> String {
+/// A prediction is stochastically rounded: it differs from the clear twin's, and from another run's, by a
+/// few output steps at most. The benchmarks allow the same (`bench/system/faults.rs`).
+const TOLERANCE: f64 = 0.6;
+
+/// The molecules that the rows of a library have in turns.
+fn molecules() -> Vec<&'static str> {
     let data = include_str!("../../data/esol.csv");
+    let lines = data.lines().skip(1);
+    lines.map(|line| line.split(',').next().unwrap()).collect()
+}
+
+pub(crate) fn write_library(platform: &Platform, rows: usize) -> String {
     let path = platform.path("library.csv");
     let mut file = std::fs::File::create(&path).unwrap();
-    let lines: Vec<&str> = data.lines().skip(1).collect();
     writeln!(file, "id,smiles").unwrap();
-    for id in 0..rows {
-        let smiles = lines[id % lines.len()].split(',').next().unwrap();
+    for (id, smiles) in (0..rows).zip(molecules().into_iter().cycle()) {
         writeln!(file, "{id},{smiles}").unwrap();
     }
     path.display().to_string()
 }
 
-fn rows_of(path: &std::path::Path) -> usize {
+/// What the model answers to each molecule in clear, every rounding to nearest.
+fn twins(bundle: &Path, molecules: &[&str]) -> Vec<f64> {
+    let bundle = Bundle::from_bytes(&std::fs::read(bundle).unwrap()).unwrap();
+    let manifest = bundle.manifest();
+    let blobs = bundle.blobs().iter();
+    let weights: Vec<StepWeights> = blobs
+        .map(|blob| StepWeights::from_blob(blob).unwrap())
+        .collect();
+    let value = |smiles: &&str| {
+        let standard = chemxor_chem::standardise(manifest.standardisation, smiles).unwrap();
+        let features = chemxor_chem::featurise(&manifest.featuriser, &standard.smiles).unwrap();
+        chemxor_nets::predict_twin(manifest, &weights, &features, nearest())[0]
+    };
+    molecules.iter().map(value).collect()
+}
+
+fn rows_of(path: &Path) -> usize {
     std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
 
@@ -83,22 +111,29 @@ impl Batch {
     }
 }
 
-/// Every row of the output is the row of the input at this place, with a prediction.
-pub(crate) fn check_rows(path: &std::path::Path, rows: usize) {
+/// Every row of the output is the row of the input at this place, and its prediction is right: the one of
+/// the clear twin, within what rounding explains. The model is the bundle beside the output.
+pub(crate) fn check_rows(path: &Path, rows: usize) {
+    let molecules = molecules();
+    let asked = &molecules[..rows.min(molecules.len())];
+    let twins = twins(&path.with_file_name("esol.cxb"), asked);
     let mut reader = csv::Reader::from_path(path).unwrap();
     let header = reader.headers().unwrap().clone();
     let at = |name: &str| header.iter().position(|column| column == name).unwrap();
-    let (prediction, status) = (at("prediction"), at("status"));
+    let (smiles, prediction, status) = (at("smiles"), at("prediction"), at("status"));
     let mut count = 0;
     for (id, record) in reader.records().enumerate() {
         let record = record.unwrap();
+        assert!(id < rows, "a row too many: {record:?}");
+        let molecule = id % molecules.len();
         assert_eq!(
-            record[0],
-            id.to_string(),
+            (&record[0], &record[smiles]),
+            (id.to_string().as_str(), molecules[molecule]),
             "no row is lost, repeated or shifted"
         );
         assert_eq!(&record[status], "ok", "{record:?}");
-        record[prediction].parse::<f64>().unwrap();
+        let (value, twin): (f64, f64) = (record[prediction].parse().unwrap(), twins[molecule]);
+        assert!((value - twin).abs() <= TOLERANCE, "{twin} in {record:?}");
         count += 1;
     }
     assert_eq!(count, rows);
@@ -224,7 +259,7 @@ fn revoking_a_version_stops_a_running_batch_with_the_reason() {
 }
 
 /// The output without what encryption rounds at random: every field but the numbers.
-pub(crate) fn without_numbers(path: &std::path::Path) -> Vec<Vec<String>> {
+pub(crate) fn without_numbers(path: &Path) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(path).unwrap();
     let header = reader.headers().unwrap().clone();
     let kept = |name: &str| !["prediction", "low90", "high90"].contains(&name);
@@ -235,6 +270,18 @@ pub(crate) fn without_numbers(path: &std::path::Path) -> Vec<Vec<String>> {
     reader
         .records()
         .map(|record| row(record.unwrap()))
+        .collect()
+}
+
+/// The predictions, where a row has one.
+fn predictions(path: &Path) -> Vec<Option<f64>> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let at = header.iter().position(|column| column == "prediction");
+    let value = |record: csv::StringRecord| record[at.unwrap()].parse::<f64>().ok();
+    reader
+        .records()
+        .map(|record| value(record.unwrap()))
         .collect()
 }
 
@@ -250,7 +297,7 @@ fn a_batch_that_is_killed_or_stopped_goes_on_where_it_was() {
     lines[900] = "";
     lines[1100] = "1099,CC,too,many";
     std::fs::write(&input, lines.join("\r\n")).unwrap();
-    let run = |output: &std::path::Path, more: &[&str]| {
+    let run = |output: &Path, more: &[&str]| {
         let output = output.to_str().unwrap().to_owned();
         let arguments = ["query", "esol", "--input", &input, "--output", &output];
         platform.command(&[&arguments[..], more].concat())
@@ -305,7 +352,13 @@ fn a_batch_that_is_killed_or_stopped_goes_on_where_it_was() {
     );
     assert!(!partial.exists() && !platform.path("out.csv.run").exists());
     assert_eq!(without_numbers(&output), without_numbers(&whole));
-    let blank = |path: &std::path::Path| {
+    let differ = |(one, other): &(Option<f64>, Option<f64>)| match (one, other) {
+        (Some(one), Some(other)) => (one - other).abs() > TOLERANCE,
+        (one, other) => one != other,
+    };
+    let pairs = predictions(&output).into_iter().zip(predictions(&whole));
+    assert_eq!(pairs.filter(differ).count(), 0, "wrong values");
+    let blank = |path: &Path| {
         let text = std::fs::read_to_string(path).unwrap();
         text.split("\r\n").position(str::is_empty)
     };

@@ -17,16 +17,21 @@ pub(crate) struct LoadArgs {
     /// Queries at the same time: N, LOW..HIGH (doubling) or LOW..HIGH..STEP [default: 8].
     #[arg(long, value_name = "LEVELS", conflicts_with = "rate")]
     pub(crate) concurrency: Option<String>,
-    /// Queries a second, each begun when it is due: N, LOW..HIGH or LOW..HIGH..STEP.
+    /// Queries a second, each begun when it is due: N, LOW..HIGH or LOW..HIGH..STEP. Latency counts
+    /// from when a query was due, not from when it could be sent.
     #[arg(long, value_name = "LEVELS")]
     pub(crate) rate: Option<String>,
     /// Sessions that the queries are spread over.
     #[arg(long, default_value_t = 1)]
     pub(crate) sessions: usize,
-    /// With a rate: queries that may run at the same time; more wait, and their wait is counted.
+    /// With a rate: queries that may run at the same time; more wait, and their wait is counted. One that
+    /// cannot be sent within a minute counts as failed.
     #[arg(long, default_value_t = 1024)]
     pub(crate) max_in_flight: usize,
-    /// Seconds of a window; a level ends when the throughput of three windows agrees.
+    /// Seconds of a window; a level ends when the throughput of three windows agrees, and these are
+    /// reported. Throughput is the answers that came in the three, over their time. Latency, failures
+    /// and wrong answers are of the queries that were due or sent in them, also where the answer came
+    /// later: it is waited for.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) window: f64,
     /// How far the throughput of a window may be from the mean of the three, as a share of it.

@@ -1,24 +1,34 @@
 //! `load`: asks a model over and over, with so many queries at the same time or so many a second,
 //! and reports throughput, latency and bytes; checks every answer where expectations are given.
+//!
+//! A level ends for new queries only: those that have begun, or were due, are waited for. Their latency
+//! counts, or a slow service would look fast by leaving its slowest answers out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chemxor_client::predictor::Predictor;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::args::{Format, LoadArgs};
 use crate::commands::query::predictor;
 use crate::home::Home;
 use crate::output::{self, Bar};
-use level::{Level, Mode, Outcome, Sample, Window, fits, summarise, verdict, write_csv};
+use level::{Level, Mode, Outcome, Sample, fits, summarise, verdict, write_csv};
 
 mod level;
 
 /// Windows whose throughput must agree before a level counts as steady.
 const STEADY: usize = 3;
+/// How long a query that is due may wait until it can be sent; then it counts as failed, so that a level
+/// comes to its end also where much more is asked than is ever answered. Those that were sent have the
+/// client's own limits.
+const UNSENT: Duration = Duration::from_secs(60);
+
+/// When a level ended, once it has.
+type End = watch::Receiver<Option<Instant>>;
 
 /// A molecule's features, and what its prediction should be.
 struct Molecule {
@@ -113,13 +123,7 @@ impl Load {
         let molecule = &self.molecules[number % self.molecules.len()];
         let session = &self.sessions[number % self.sessions.len()];
         let answered = session.predict_features(molecule.features.clone()).await;
-        let latency = due.elapsed();
-        let failed = Sample {
-            latency,
-            bytes_up: 0,
-            bytes_down: 0,
-            outcome: Outcome::Failed,
-        };
+        let failed = Sample::failed(due);
         match answered {
             Err(error) => {
                 tracing::warn!(%error, "query failed");
@@ -139,89 +143,137 @@ impl Load {
             }
         }
     }
+}
 
-    /// Keeps `count` queries running.
-    async fn keep_running(self: Arc<Self>, count: usize, samples: mpsc::Sender<Sample>) {
-        let mut tasks = JoinSet::new();
-        for first in 0..count {
-            let (load, samples) = (self.clone(), samples.clone());
-            tasks.spawn(async move {
-                let mut number = first;
-                loop {
-                    let sample = load.ask(number, Instant::now()).await;
-                    if samples.send(sample).await.is_err() {
-                        return;
-                    }
-                    number += count;
+/// Keeps `count` queries running until the level ends, and waits for those that run then.
+async fn keep_running<F>(
+    ask: impl Fn(usize, Instant) -> F + Clone + Send + Sync + 'static,
+    count: usize,
+    end: End,
+    samples: mpsc::Sender<Sample>,
+) where
+    F: Future<Output = Sample> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for first in 0..count {
+        let (ask, end, samples) = (ask.clone(), end.clone(), samples.clone());
+        tasks.spawn(async move {
+            let mut number = first;
+            loop {
+                let begun = Instant::now();
+                if end.borrow().is_some() {
+                    return;
                 }
-            });
-        }
-        while tasks.join_next().await.is_some() {}
-    }
-
-    /// Begins so many queries a second, whatever became of those before; each counts from when it
-    /// was due, so that a slow service is not asked less often than it should be.
-    async fn keep_rate(self: Arc<Self>, rate: f64, most: usize, samples: mpsc::Sender<Sample>) {
-        let mut tasks = JoinSet::new();
-        let begun = Instant::now();
-        for number in 0.. {
-            let due = begun + Duration::from_secs_f64(number as f64 / rate);
-            tokio::time::sleep_until(due.into()).await;
-            while tasks.len() >= most {
-                tasks.join_next().await;
+                let sample = ask(number, begun).await;
+                if samples.send(sample).await.is_err() {
+                    return;
+                }
+                number += count;
             }
-            while tasks.try_join_next().is_some() {}
-            let (load, samples) = (self.clone(), samples.clone());
-            tasks.spawn(async move {
-                let sample = load.ask(number, due).await;
-                // the level is over
-                let _ = samples.send(sample).await;
-            });
-        }
+        });
     }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Begins so many queries a second, whatever became of those before; each counts from when it was due,
+/// so that a slow service is not asked less often than it should be. All that are due before the level
+/// ends are asked, and waited for.
+async fn keep_rate<F>(
+    ask: impl Fn(usize, Instant) -> F + Send + Sync + 'static,
+    begun: Instant,
+    rate: f64,
+    most: usize,
+    mut end: End,
+    samples: mpsc::Sender<Sample>,
+) where
+    F: Future<Output = Sample> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for number in 0.. {
+        let due = begun + Duration::from_secs_f64(number as f64 / rate);
+        let over = async {
+            let _ = end.wait_for(|end| end.is_some_and(|end| end < due)).await;
+        };
+        // biased, or one that is due after the end could still begin
+        tokio::select! {
+            biased;
+            () = over => break,
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+        while tasks.len() >= most {
+            tasks.join_next().await;
+        }
+        while tasks.try_join_next().is_some() {}
+        if due.elapsed() > UNSENT {
+            tracing::warn!("query given up: it could not be sent in time");
+            if samples.send(Sample::failed(due)).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let (query, samples) = (ask(number, due), samples.clone());
+        tasks.spawn(async move {
+            // nobody listens when the command was stopped
+            let _ = samples.send(query.await).await;
+        });
+    }
+    while tasks.join_next().await.is_some() {}
 }
 
 /// Runs one level: windows until three in a row agree, then the three are what is reported.
 async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -> Level {
     let (sender, mut samples) = mpsc::channel(4096);
-    let driver = match mode {
-        Mode::Concurrency(count) => tokio::spawn(load.clone().keep_running(count as usize, sender)),
-        Mode::Rate(rate) => tokio::spawn(load.clone().keep_rate(rate, args.max_in_flight, sender)),
+    let (ended, end) = watch::channel(None);
+    let load = load.clone();
+    let ask = move |number: usize, due: Instant| {
+        let load = load.clone();
+        async move { load.ask(number, due).await }
+    };
+    // before the first query, so that it lies in a window
+    let mut from = Instant::now();
+    match mode {
+        Mode::Concurrency(count) => tokio::spawn(keep_running(ask, count as usize, end, sender)),
+        Mode::Rate(rate) => {
+            let most = args.max_in_flight.max(1);
+            tokio::spawn(keep_rate(ask, from, rate, most, end, sender))
+        }
     };
     let window = Duration::from_secs_f64(args.window);
-    let mut windows: Vec<Window> = Vec::new();
-    let mut total = 0;
-    let steady = loop {
-        let begun = Instant::now();
-        let mut now = Vec::new();
+    // where each window begins, and its throughput
+    let mut windows: Vec<(Instant, f64)> = Vec::new();
+    let mut all = Vec::new();
+    let (steady, to) = loop {
+        let before = all.len();
         while let Ok(Some(sample)) =
-            tokio::time::timeout(window.saturating_sub(begun.elapsed()), samples.recv()).await
+            tokio::time::timeout(window.saturating_sub(from.elapsed()), samples.recv()).await
         {
-            now.push(sample);
-            total += 1;
-            bar.set(total, format!("{mode}"));
+            all.push(sample);
+            bar.set(all.len() as u64, format!("{mode}"));
         }
-        windows.push((now, begun.elapsed().as_secs_f64()));
-        let rates: Vec<f64> = windows
-            .iter()
-            .rev()
-            .take(STEADY)
-            .map(|(samples, seconds)| samples.len() as f64 / seconds)
-            .collect();
+        let to = Instant::now();
+        let answered = (all.len() - before) as f64;
+        windows.push((from, answered / (to - from).as_secs_f64()));
+        from = to;
+        let last = windows.iter().rev().take(STEADY);
+        let rates: Vec<f64> = last.map(|(_, rate)| *rate).collect();
         let mean = rates.iter().sum::<f64>() / rates.len() as f64;
         let agree = rates
             .iter()
             .all(|rate| (rate - mean).abs() <= args.stable * mean);
         if rates.len() == STEADY && mean > 0.0 && agree {
-            break true;
+            break (true, to);
         }
         if windows.len() >= args.max_windows.max(STEADY) {
-            break false;
+            break (false, to);
         }
     };
-    driver.abort();
-    let last = windows.split_off(windows.len() - STEADY.min(windows.len()));
-    summarise(mode, steady, &windows, &last)
+    ended.send_replace(Some(to));
+    while let Some(sample) = samples.recv().await {
+        all.push(sample);
+        bar.set(all.len() as u64, format!("{mode}"));
+    }
+    let (first, _) = windows[windows.len() - STEADY];
+    summarise(mode, steady, &all, &(first..to))
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &LoadArgs) -> Result<()> {
@@ -296,6 +348,8 @@ fn print(levels: &[Level]) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     #[test]
@@ -306,5 +360,71 @@ mod tests {
         for bad in ["", "x", "0", "-1", "8..1", "1..2..3..4", "inf"] {
             assert!(levels(bad).is_err(), "{bad}");
         }
+    }
+
+    fn answered(due: Instant) -> Sample {
+        Sample {
+            outcome: Outcome::Right,
+            ..Sample::failed(due)
+        }
+    }
+
+    #[tokio::test]
+    async fn queries_that_run_when_a_level_ends_are_waited_for() {
+        // each query says that it has begun and then takes one permit
+        let gate = Arc::new(Semaphore::new(0));
+        let held = gate.clone();
+        let (say, mut begun) = mpsc::channel(8);
+        let ask = move |number: usize, due: Instant| {
+            let (gate, say) = (held.clone(), say.clone());
+            async move {
+                say.send(number).await.unwrap();
+                gate.acquire().await.unwrap().forget();
+                answered(due)
+            }
+        };
+        let (ended, end) = watch::channel(None);
+        let (sender, mut samples) = mpsc::channel(8);
+        tokio::spawn(keep_running(ask, 3, end, sender));
+        let mut numbers = Vec::new();
+        for _ in 0..3 {
+            numbers.push(begun.recv().await.unwrap());
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1, 2]);
+        ended.send_replace(Some(Instant::now()));
+        gate.add_permits(100);
+        for _ in 0..3 {
+            assert!(samples.recv().await.is_some());
+        }
+        assert!(samples.recv().await.is_none(), "none begins after the end");
+    }
+
+    /// The samples of a level that began so long ago and lasted for 10.5 ms: of 1,000 queries a second
+    /// eleven were due, and only one at a time is sent.
+    async fn overdue(ago: Duration) -> Vec<Sample> {
+        let begun = Instant::now().checked_sub(ago).unwrap();
+        let (_ended, end) = watch::channel(Some(begun + Duration::from_micros(10_500)));
+        let (sender, mut samples) = mpsc::channel(16);
+        let ask = |_: usize, due: Instant| async move { answered(due) };
+        tokio::spawn(keep_rate(ask, begun, 1000.0, 1, end, sender));
+        let mut all = Vec::new();
+        while let Some(sample) = samples.recv().await {
+            assert_eq!(sample.due, begun + Duration::from_millis(all.len() as u64));
+            // from when it was due, not from when it could be sent
+            assert!(sample.latency + Duration::from_millis(10) >= ago);
+            all.push(sample);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_was_due_before_the_end_is_asked_and_counts_from_then() {
+        let all = overdue(Duration::from_secs(1)).await;
+        assert_eq!(all.len(), 11);
+        assert!(all.iter().all(|sample| sample.outcome == Outcome::Right));
+        let late = overdue(UNSENT * 2).await;
+        assert_eq!(late.len(), 11, "also what is given up is counted");
+        assert!(late.iter().all(|sample| sample.outcome == Outcome::Failed));
     }
 }

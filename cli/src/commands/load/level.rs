@@ -1,8 +1,9 @@
 //! What a level of load was like: its samples, their summary, and whether it passes.
 
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chemxor_client::batch::millis;
@@ -10,11 +11,26 @@ use serde::Serialize;
 
 /// One query.
 pub(super) struct Sample {
-    /// From when it was due (with a rate) or sent, to its prediction.
+    /// When it was due (with a rate) or sent.
+    pub(super) due: Instant,
+    /// From then to its prediction.
     pub(super) latency: Duration,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
     pub(super) outcome: Outcome,
+}
+
+impl Sample {
+    /// One that is given up now.
+    pub(super) fn failed(due: Instant) -> Self {
+        Self {
+            due,
+            latency: due.elapsed(),
+            bytes_up: 0,
+            bytes_down: 0,
+            outcome: Outcome::Failed,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,15 +49,19 @@ pub(super) struct Level {
     pub(super) level: f64,
     /// Whether the throughput of three windows agreed before the time was over.
     pub(super) steady: bool,
+    /// Of the last windows together.
     pub(super) seconds: f64,
-    /// Reported ones: the last windows.
+    /// Those that were due or sent in the last windows, also where the answer came later. Failures, wrong
+    /// answers, latencies and bytes are theirs.
     pub(super) queries: u64,
     pub(super) failed: u64,
     pub(super) wrong: u64,
-    /// Those of the windows before, which are in no other number here.
+    /// Those that were due or sent in the windows before.
     pub(super) warmup_queries: u64,
     pub(super) warmup_failed: u64,
     pub(super) warmup_wrong: u64,
+    /// Answers that came in the last windows, whenever their queries began: the throughput is of these.
+    pub(super) answers: u64,
     pub(super) queries_per_second: f64,
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
@@ -75,24 +95,36 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// Samples of a stretch of time, and its seconds.
-pub(super) type Window = (Vec<Sample>, f64);
-
 /// Queries, failed ones, wrong ones.
-fn counts(windows: &[Window]) -> (u64, u64, u64) {
-    let samples = || windows.iter().flat_map(|(samples, _)| samples);
-    let count = |outcome| samples().filter(|s| s.outcome == outcome).count() as u64;
-    let queries = samples().count() as u64;
+fn counts(samples: &[&Sample]) -> (u64, u64, u64) {
+    let count = |outcome| samples.iter().filter(|s| s.outcome == outcome).count() as u64;
+    let queries = samples.len() as u64;
     (queries, count(Outcome::Failed), count(Outcome::Wrong))
 }
 
-pub(super) fn summarise(mode: Mode, steady: bool, warmup: &[Window], windows: &[Window]) -> Level {
-    let seconds: f64 = windows.iter().map(|(_, seconds)| seconds).sum();
-    let samples = || windows.iter().flat_map(|(samples, _)| samples);
-    let (queries, failed, wrong) = counts(windows);
-    let (warmup_queries, warmup_failed, warmup_wrong) = counts(warmup);
+/// `samples` are all of a level, `reported` is the time of its last windows. Latency belongs to the window
+/// in which a query was due or sent, and throughput to the one in which its answer came: latencies of the
+/// answers in a window alone would leave out the slowest, which come after it.
+pub(super) fn summarise(
+    mode: Mode,
+    steady: bool,
+    samples: &[Sample],
+    reported: &Range<Instant>,
+) -> Level {
+    let seconds = (reported.end - reported.start).as_secs_f64();
+    let (warmup, last): (Vec<&Sample>, Vec<&Sample>) = samples
+        .iter()
+        .partition(|sample| sample.due < reported.start);
+    let (queries, failed, wrong) = counts(&last);
+    let (warmup_queries, warmup_failed, warmup_wrong) = counts(&warmup);
+    let answers = samples
+        .iter()
+        .filter(|sample| sample.outcome != Outcome::Failed)
+        .filter(|sample| reported.contains(&(sample.due + sample.latency)))
+        .count() as u64;
     let answered = (queries - failed).max(1) as f64;
-    let mut latencies: Vec<f64> = samples()
+    let mut latencies: Vec<f64> = last
+        .iter()
         .filter(|sample| sample.outcome != Outcome::Failed)
         .map(|sample| millis(sample.latency))
         .collect();
@@ -112,13 +144,14 @@ pub(super) fn summarise(mode: Mode, steady: bool, warmup: &[Window], windows: &[
         warmup_queries,
         warmup_failed,
         warmup_wrong,
-        queries_per_second: (queries - failed) as f64 / seconds,
+        answers,
+        queries_per_second: answers as f64 / seconds,
         p50_ms: quantile(&latencies, 0.5),
         p95_ms: quantile(&latencies, 0.95),
         p99_ms: quantile(&latencies, 0.99),
         max_ms: latencies.last().copied().unwrap_or(0.0),
-        bytes_up_per_query: samples().map(|s| s.bytes_up as f64).sum::<f64>() / answered,
-        bytes_down_per_query: samples().map(|s| s.bytes_down as f64).sum::<f64>() / answered,
+        bytes_up_per_query: last.iter().map(|s| s.bytes_up as f64).sum::<f64>() / answered,
+        bytes_down_per_query: last.iter().map(|s| s.bytes_down as f64).sum::<f64>() / answered,
     }
 }
 
@@ -153,8 +186,8 @@ pub(super) fn verdict(done: &[Level], tolerance: f64, max_failed: f64) -> Result
         let failed = level.failed + level.warmup_failed;
         let queries = level.queries + level.warmup_queries;
         let (mode, at) = (level.mode, level.level);
-        if queries == 0 {
-            bail!("{mode} {at}: no query came to an end; give it a longer --window");
+        if level.queries == 0 {
+            bail!("{mode} {at}: no query began in the last windows; give it a longer --window");
         }
         if failed as f64 > max_failed * queries as f64 {
             bail!(
@@ -179,19 +212,31 @@ mod tests {
         assert_eq!(quantile(&[], 0.5), 0.0);
     }
 
+    fn sample(due: Instant, ms: u64, outcome: Outcome) -> Sample {
+        let bytes = if outcome == Outcome::Failed { 0 } else { 10 };
+        Sample {
+            due,
+            latency: Duration::from_millis(ms),
+            bytes_up: bytes,
+            bytes_down: 2 * bytes,
+            outcome,
+        }
+    }
+
     #[test]
     fn failures_and_wrong_answers_are_counted_apart() {
-        let sample = |outcome, ms| Sample {
-            latency: Duration::from_millis(ms),
-            bytes_up: 10,
-            bytes_down: 20,
-            outcome,
-        };
-        let mut lost = sample(Outcome::Failed, 999);
-        (lost.bytes_up, lost.bytes_down) = (0, 0);
-        let window = vec![sample(Outcome::Right, 1), sample(Outcome::Wrong, 3), lost];
-        let early = vec![sample(Outcome::Wrong, 1), sample(Outcome::Right, 500)];
-        let level = summarise(Mode::Rate(5.0), true, &[(early, 2.0)], &[(window, 2.0)]);
+        use Outcome::{Failed, Right, Wrong};
+        let early = Instant::now();
+        let begun = early + Duration::from_secs(2);
+        let samples = [
+            sample(early, 1, Wrong),
+            sample(early, 500, Right),
+            sample(begun, 1, Right),
+            sample(begun, 3, Wrong),
+            sample(begun, 999, Failed),
+        ];
+        let reported = begun..begun + Duration::from_secs(2);
+        let level = summarise(Mode::Rate(5.0), true, &samples, &reported);
         assert_eq!((level.queries, level.failed, level.wrong), (3, 1, 1));
         assert_eq!((level.warmup_queries, level.warmup_wrong), (2, 1));
         assert_eq!((level.queries_per_second, level.max_ms), (1.0, 3.0));
@@ -199,6 +244,31 @@ mod tests {
             (level.bytes_up_per_query, level.bytes_down_per_query),
             (10.0, 20.0)
         );
+    }
+
+    #[test]
+    fn latency_belongs_to_where_a_query_began_and_throughput_to_where_it_was_answered() {
+        use Outcome::{Failed, Right, Wrong};
+        let early = Instant::now();
+        let at = |ms| early + Duration::from_millis(ms);
+        let samples = [
+            // began before the window, answered in it
+            sample(at(500), 600, Right),
+            sample(at(1000), 100, Right),
+            // answered after the window, and given up after it
+            sample(at(1500), 2000, Wrong),
+            sample(at(1900), 60_000, Failed),
+        ];
+        let level = summarise(
+            Mode::Concurrency(4.0),
+            true,
+            &samples,
+            &(at(1000)..at(2000)),
+        );
+        assert_eq!((level.queries, level.failed, level.wrong), (3, 1, 1));
+        assert_eq!((level.warmup_queries, level.warmup_wrong), (1, 0));
+        assert_eq!((level.answers, level.queries_per_second), (2, 2.0));
+        assert_eq!((level.p50_ms, level.p99_ms), (100.0, 2000.0));
     }
 
     #[test]
@@ -212,21 +282,18 @@ mod tests {
 
     #[test]
     fn wrong_and_failed_answers_fail_the_command_also_before_it_is_steady() {
-        let sample = |outcome| Sample {
-            latency: Duration::from_millis(1),
-            bytes_up: 1,
-            bytes_down: 1,
-            outcome,
-        };
+        let early = Instant::now();
+        let begun = early + Duration::from_secs(1);
+        let reported = begun..begun + Duration::from_secs(1);
         let level = |warmup: Outcome, last: Outcome| {
-            let window = |outcome| (vec![sample(outcome), sample(Right)], 1.0);
-            let windows = [window(warmup)];
-            [summarise(
-                Mode::Concurrency(1.0),
-                true,
-                &windows,
-                &[window(last)],
-            )]
+            let samples = [
+                (early, warmup),
+                (early, Right),
+                (begun, last),
+                (begun, Right),
+            ];
+            let samples = samples.map(|(due, outcome)| sample(due, 1, outcome));
+            [summarise(Mode::Concurrency(1.0), true, &samples, &reported)]
         };
         let said = |levels: &[Level], share| {
             verdict(levels, 0.1, share).map_err(|error| error.to_string())
@@ -240,7 +307,10 @@ mod tests {
             assert!(said(&failed, 0.2).unwrap_err().contains("1 of 4"));
             assert_eq!(said(&failed, 0.25), Ok(()));
         }
-        let none = [summarise(Mode::Rate(1.0), false, &[], &[])];
-        assert!(said(&none, 1.0).unwrap_err().contains("--window"));
+        // no query at all, and none in the windows that are reported
+        for samples in [vec![], vec![sample(early, 1, Right)]] {
+            let none = [summarise(Mode::Rate(1.0), false, &samples, &reported)];
+            assert!(said(&none, 1.0).unwrap_err().contains("--window"));
+        }
     }
 }
