@@ -9,7 +9,7 @@ use std::process::Command;
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 
-use super::{ROLES, documents, image, port, root, sample, text};
+use super::{ROLES, documents, image, port, root, sample, samples, text};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -166,9 +166,10 @@ fn the_compose_file_starts_every_role_with_its_configuration() {
         };
         let role = command[0].as_str();
         assert!(ROLES.contains(&role) && name.starts_with(role), "{name}");
+        let folder = format!("/etc/chemxor/{role}");
         assert_eq!(
             command[1..3],
-            ["--config".to_owned(), format!("/config/{role}.toml")]
+            ["--config".to_owned(), format!("{folder}/{role}.toml")]
         );
         roles.insert(role.to_owned());
         let config: toml::Value = sample(&format!("{role}.toml"));
@@ -190,11 +191,17 @@ fn the_compose_file_starts_every_role_with_its_configuration() {
             let mounts = mounts(service).into_iter();
             mounts.rev().find(|(_, to, _)| path.starts_with(to))
         };
+        let own = format!("./{name}");
+        let own = Some((own.as_str(), folder.as_str(), true));
         for key in ["ca", "cert", "key"] {
             let path = config["tls"][key].as_str().unwrap();
-            assert_eq!(at(path), Some(("./tls", "/etc/chemxor", true)), "{role}");
+            assert_eq!(at(path), own, "{role}: {path}");
         }
-        assert_eq!(at(&command[2]), Some(("./config", "/config", true)));
+        assert_eq!(at(&command[2]), own, "{role}");
+        if role == "registry" {
+            let path = config["signing_key"].as_str().unwrap();
+            assert_eq!(at(path), own, "{path}");
+        }
         if role == "worker" {
             let (volume, to, read_only) = at(config["sealing_key"].as_str().unwrap()).unwrap();
             assert!(compose.volumes.contains_key(volume) && !read_only);
@@ -203,6 +210,90 @@ fn the_compose_file_starts_every_role_with_its_configuration() {
         }
     }
     assert_eq!(roles.len(), ROLES.len());
+}
+
+/// Mounts of a service that hold what belongs to another one, and files of its own that it could
+/// change. Volumes are looked at by their names.
+fn foreign(compose: &Compose) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, service) in &compose.services {
+        for (from, to, read_only) in mounts(service) {
+            let own = match compose.volumes.contains_key(from) {
+                // the database's socket is how the registry reaches it
+                true if from == "postgres-socket" => ["postgres", "registry"].contains(&&name[..]),
+                true => from == name,
+                false => from == format!("./{name}") && read_only,
+            };
+            if !own {
+                found.push(format!("{name}: {from} at {to}"));
+            }
+        }
+        for secret in service.secrets.iter().filter(|secret| *secret != name) {
+            found.push(format!("{name}: {secret}"));
+        }
+    }
+    found
+}
+
+/// Words of the head that name a secret, by the folder or file that it lies in.
+fn secrets_of_the_head(file: &str) -> Vec<(String, BTreeSet<String>)> {
+    let mut entries: Vec<(String, BTreeSet<String>)> = Vec::new();
+    for line in file.lines().take_while(|line| line.starts_with('#')) {
+        if let Some(entry) = line.strip_prefix("#   ./") {
+            let name = entry.split(' ').next().unwrap();
+            entries.push((name.to_owned(), BTreeSet::new()));
+        }
+        let Some((_, words)) = entries.last_mut() else {
+            continue;
+        };
+        let found = line
+            .split_whitespace()
+            .map(|word| word.trim_end_matches([',', ';']))
+            .filter(|word| word.ends_with(".key") || word.ends_with(".toml"));
+        words.extend(found.filter(|word| !word.contains('/')).map(str::to_owned));
+    }
+    entries
+}
+
+#[test]
+fn no_service_sees_what_belongs_to_another() {
+    let good = text("compose/compose.yaml");
+    let found = foreign(&read(&good).unwrap());
+    assert!(found.is_empty(), "{found:?}");
+    for (from, to) in [
+        ("./gateway:/etc", "./registry:/etc"),
+        ("./gateway:/etc", "./tls:/etc"),
+        ("./gateway:/etc", ".:/etc"),
+        ("/etc/chemxor/gateway:ro", "/etc/chemxor/gateway"),
+        ("worker-1:/var", "postgres-socket:/var"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let bad = read(&good.replacen(from, to, 1)).unwrap();
+        assert!(!foreign(&bad).is_empty(), "{to}");
+    }
+    // what the head tells the operator to put into a folder is of its role alone
+    let entries = secrets_of_the_head(&good);
+    let mut seen = BTreeSet::new();
+    for (name, secrets) in &entries {
+        for secret in secrets {
+            assert!(seen.insert(secret), "{name}: {secret} lies elsewhere too");
+        }
+        let role = ROLES.into_iter().find(|role| name.starts_with(*role));
+        let named =
+            |ending: &str| role.is_none_or(|role| secrets.contains(&format!("{role}.{ending}")));
+        assert!(named("key") && named("toml"), "{name}: {secrets:?}");
+    }
+    assert_eq!(entries.len(), ROLES.len() + 1, "{entries:?}");
+}
+
+#[test]
+fn a_gateway_has_twice_the_memory_of_its_messages() {
+    let compose = compose();
+    let memory = &compose.services["gateway"].deploy.resources.limits.memory;
+    // gibibytes, as compose counts them
+    let gibibytes: u64 = memory.strip_suffix('G').unwrap().parse().unwrap();
+    let wanted = samples::gateway_mebibytes();
+    assert!(gibibytes * 1024 >= wanted, "{memory} for {wanted} MiB");
 }
 
 #[test]

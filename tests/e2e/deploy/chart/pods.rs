@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::super::{ROLES, image, port, sample, text};
+use super::super::{ROLES, image, port, sample, samples, text};
 use super::{Chart, Workload, values};
 
 fn spec(workload: &Workload) -> &PodSpec {
@@ -52,6 +52,20 @@ fn pods_run_as_nobody_with_nothing_to_write_to_and_bounded_memory() {
             assert_eq!(image, values()["image"].as_str(), "{name}");
         }
     }
+}
+
+#[test]
+fn a_gateway_has_twice_the_memory_of_its_messages() {
+    let chart = Chart::read();
+    let pod = spec(chart.workload("gateway"));
+    let limits = pod.containers[0].resources.as_ref().unwrap();
+    let limit = &limits.limits.as_ref().unwrap()["memory"].0;
+    let mebibytes: u64 = match limit.strip_suffix("Gi") {
+        Some(gibibytes) => gibibytes.parse::<u64>().unwrap() * 1024,
+        None => limit.strip_suffix("Mi").unwrap().parse().unwrap(),
+    };
+    let wanted = samples::gateway_mebibytes();
+    assert!(mebibytes >= wanted, "{limit} for {wanted} MiB");
 }
 
 #[test]
@@ -178,8 +192,9 @@ fn secrets_are_explained_with_their_keys_and_lie_where_the_configuration_looks()
         let config: toml::Value = sample(&format!("{role}.toml"));
         for key in ["ca", "cert", "key"] {
             let path = config["tls"][key].as_str().unwrap();
-            let at = mounted.iter().find(|(_, at)| path.starts_with(at));
-            assert_eq!(at.unwrap().0, "tls", "{role}");
+            let folder = path.rsplit_once('/').unwrap().0;
+            let at = mounted.iter().find(|(_, at)| *at == folder);
+            assert_eq!(at.unwrap().0, "tls", "{role}: {path}");
         }
         let volumes: BTreeSet<&str> = pod
             .volumes
