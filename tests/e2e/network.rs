@@ -60,6 +60,24 @@ fn connections_between_gateway_and_registry_that_are_slow_and_cut_cost_no_row() 
     assert!(connections > before, "{connections}: none was cut");
 }
 
+/// Between client and gateway, and between gateway and worker, at the same time.
+#[test]
+fn a_network_that_is_far_and_loses_packets_costs_no_row() {
+    let ready = tempfile::NamedTempFile::new().unwrap();
+    let file = ready.path().to_owned();
+    let worker = Proxy::start(Trouble::Loses, move || std::fs::read_to_string(&file).ok());
+    let advertise = format!("advertise = {:?}\n", worker.address());
+    let platform = Platform::start_with(1, &advertise);
+    std::fs::copy(platform.path("worker-1.ready"), ready.path()).unwrap();
+    platform.publish("esol", true);
+    let gateway = Proxy::start(Trouble::Loses, of(&platform, "gateway"));
+    platform.reach_gateway_at(&gateway.address());
+    batch(&platform, 100);
+    for way in [worker, gateway] {
+        assert!(way.lost() > 2, "only {} were lost", way.lost());
+    }
+}
+
 /// Packets that a firewall drops: no error ever comes, only silence.
 #[test]
 fn a_worker_that_falls_silent_costs_no_row_while_another_serves() {

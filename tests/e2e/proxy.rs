@@ -1,5 +1,5 @@
-//! A bad network between two parties: delays and cuts connections, stops at a byte, or falls silent.
-//! TCP hides loss as delay, so these are what a service sees.
+//! A bad network between two parties: delays and cuts connections, loses packets, stops at a byte, or
+//! falls silent. TCP hides loss as delay, so these are what a service sees.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,6 +10,14 @@ use std::time::Duration;
 /// Delay of each piece on every third connection of [`Trouble::Cuts`].
 const DELAY: Duration = Duration::from_millis(2);
 
+/// Delay of each piece on a connection of [`Trouble::Loses`]: of another continent.
+const FAR: Duration = Duration::from_millis(10);
+/// Every so many pieces one is lost ...
+const LOST: usize = 40;
+/// ... and comes after TCP has noticed, with all that was sent behind it (RFC 6298: a second, in practice
+/// 200 ms at least).
+const SENT_AGAIN: Duration = Duration::from_millis(250);
+
 /// What happens to connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trouble {
@@ -18,6 +26,8 @@ pub(crate) enum Trouble {
     Cuts(usize),
     /// Each takes what it is sent, and passes no more than so many bytes on, in both ways together.
     Holds(usize),
+    /// All are far, and lose a packet now and then.
+    Loses,
 }
 
 #[derive(Default)]
@@ -25,6 +35,8 @@ struct Seen {
     connections: AtomicUsize,
     /// Bytes from whoever connects.
     upward: AtomicUsize,
+    /// Pieces, of connections that lose some.
+    pieces: AtomicUsize,
     silent: AtomicBool,
 }
 
@@ -51,6 +63,7 @@ impl Proxy {
                 let Some(far) = far else { continue };
                 let left = Arc::new(AtomicUsize::new(match trouble {
                     Trouble::Cuts(bytes) | Trouble::Holds(bytes) => bytes,
+                    Trouble::Loses => usize::MAX,
                 }));
                 let clones = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 for (from, to, upward) in [(clones.0, clones.1, true), (far, near, false)] {
@@ -58,6 +71,7 @@ impl Proxy {
                         seen: shared.clone(),
                         left: left.clone(),
                         slow: matches!(trouble, Trouble::Cuts(_)) && number % 3 == 2,
+                        loses: matches!(trouble, Trouble::Loses),
                         holds: matches!(trouble, Trouble::Holds(_)),
                         upward,
                     };
@@ -81,6 +95,11 @@ impl Proxy {
         self.seen.upward.load(Ordering::SeqCst)
     }
 
+    /// Pieces that were lost and sent again.
+    pub(crate) fn lost(&self) -> usize {
+        self.seen.pieces.load(Ordering::SeqCst) / LOST
+    }
+
     /// From now on everything is taken and nothing passed on, as behind a firewall that drops.
     pub(crate) fn fall_silent(&self) {
         self.seen.silent.store(true, Ordering::SeqCst);
@@ -92,6 +111,7 @@ struct Pipe {
     seen: Arc<Seen>,
     left: Arc<AtomicUsize>,
     slow: bool,
+    loses: bool,
     holds: bool,
     upward: bool,
 }
@@ -102,6 +122,11 @@ impl Pipe {
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             if self.slow {
                 std::thread::sleep(DELAY);
+            }
+            if self.loses {
+                let number = self.seen.pieces.fetch_add(1, Ordering::SeqCst);
+                let lost = number % LOST == LOST - 1;
+                std::thread::sleep(if lost { SENT_AGAIN } else { FAR });
             }
             if self.upward {
                 self.seen.upward.fetch_add(count, Ordering::SeqCst);
