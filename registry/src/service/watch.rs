@@ -17,8 +17,9 @@ use crate::store::Store;
 
 /// How often the table is read for each gateway.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Changes of rights that come closer together than this are told as one.
-const TOGETHER: Duration = Duration::from_millis(50);
+/// Changes of rights that come closer together than this are told as one: each word makes every session
+/// ask once, so that many changes must not become many words.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 struct Watching {
     store: Store,

@@ -30,6 +30,8 @@ const LIFETIME: Duration = Duration::from_secs(30);
 const MOST: usize = 100_000;
 /// Before the database is asked again to tell of changes.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long it may take to begin.
+const BEGIN: Duration = Duration::from_secs(10);
 /// A connection that says nothing for so long is asked whether it is there, and given as long to answer:
 /// one that a firewall has cut would say nothing for ever.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -161,8 +163,13 @@ impl Rights {
     }
 
     async fn listen(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+        let begin = async {
+            let mut listener = PgListener::connect_with(pool).await?;
+            listener.listen(CHANNEL).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        let begun = timeout(BEGIN, begin).await;
+        let mut listener = begun.map_err(|_| sqlx::Error::PoolTimedOut)??;
         // what changed while nobody listened
         self.changed();
         self.hears.store(true, Ordering::SeqCst);

@@ -32,6 +32,7 @@ mod refusals;
 mod revocation;
 mod roles;
 mod services;
+mod silence;
 mod suite;
 mod targets;
 mod tenants;
