@@ -37,9 +37,16 @@ fn probes_answer_and_metrics_count_what_happened() {
     assert!(live.0.contains("200"), "{live:?}");
     // no huge pages, which make idle sessions expensive and memory grow under steady load
     let services = [&platform.registry, &platform.gateway, &platform.workers[0]];
+    let status = |of: &str| std::fs::read_to_string(format!("/proc/{of}/status")).unwrap();
+    let field = "THP_enabled:\t";
+    let is_known = status("self").contains(field);
     for pid in services.map(|service| service.as_ref().unwrap().pid()) {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        assert!(status.contains("THP_enabled:\t0\n"), "{status}");
+        let status = status(&pid.to_string());
+        // a kernel without huge pages does not show it
+        assert!(
+            !is_known || status.contains(&format!("{field}0\n")),
+            "{status}"
+        );
     }
     platform.publish("esol", true);
     wait_until("readiness", || {

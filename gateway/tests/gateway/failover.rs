@@ -1,6 +1,7 @@
 //! Workers that fail, and what the client notices of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use chemxor_core::ErrorId;
 use chemxor_gateway::Limits;
@@ -225,9 +226,12 @@ async fn attempts_are_bounded_and_the_session_stays_open() {
         1 => Deed::Break,
         _ => Deed::Answer,
     });
+    let begun = Instant::now();
     client.step(1, 0, b"x").await;
     assert_eq!(client.hear().await, failed(1, ErrorId::WorkerUnavailable));
     assert_eq!(platform.journal.of(1).len(), 3);
+    // the third attempt asks a worker again that has failed, so it waits: half of 200 ms at least
+    assert!(begun.elapsed() >= Duration::from_millis(100), "no pause");
     client.ask(2, 0).await;
 }
 
