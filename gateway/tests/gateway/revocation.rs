@@ -10,13 +10,28 @@ use tonic::Code;
 
 use super::client::{Client, Heard, PATIENCE, open_frame, refusal};
 use super::platform::{Platform, STEPS};
-use super::registry::{Mood, TOKEN};
+use super::registry::{Known, Mood, TOKEN};
 use super::worker::Deed;
 
 async fn whole(client: &mut Client, query: u64) {
     for step in 0..STEPS {
         client.ask(query, step).await;
     }
+}
+
+/// Asks, from this query on, until the session ends.
+async fn until_ended(client: &mut Client, first: u64) -> Heard {
+    for query in first.. {
+        client.step(query, 0, b"x").await;
+        match client.hear().await {
+            Heard::Reply { .. } => {
+                let query = v1::CancelQuery { query };
+                client.send(Kind::Cancel(query)).await;
+            }
+            ended => return ended,
+        }
+    }
+    unreachable!("it asks until then")
 }
 
 /// Limits under which every step asks the registry.
@@ -75,18 +90,7 @@ async fn a_version_that_a_view_does_not_list_is_checked_at_the_next_step() {
         .set(Mood::Refuses(ErrorId::VersionRevoked));
     platform.registry.unlisted.store(true, Ordering::SeqCst);
     platform.registry.tell();
-    let mut query = query + 20;
-    let ended = loop {
-        query += 1;
-        client.step(query, 0, b"x").await;
-        match client.hear().await {
-            Heard::Reply { .. } => {
-                let query = v1::CancelQuery { query };
-                client.send(Kind::Cancel(query)).await;
-            }
-            other => break other,
-        }
-    };
+    let ended = until_ended(&mut client, query + 21).await;
     let expected = Heard::Refused(Code::FailedPrecondition, Some(ErrorId::VersionRevoked));
     assert_eq!(ended, expected);
 }
@@ -206,36 +210,26 @@ async fn a_change_of_rights_is_heard_of_at_the_next_step() {
         ..Limits::default()
     };
     let platform = Platform::start(&[0..3], limits).await;
-    // so that the watch is open
-    platform.registry.tell();
     let mut client = platform.open().await;
     let checks = || platform.registry.checks.load(Ordering::SeqCst);
     let mut query = 0;
-    // a change that does not concern the session: it is asked for, and goes on
-    platform.registry.tell_rights();
-    while checks() == 0 {
-        query += 1;
-        whole(&mut client, query).await;
+    // the first view, after which the watch is surely open; then a change that does not concern the
+    // session. Each is asked for, and the session goes on
+    for (count, tell) in [(1, Known::tell as fn(&Known)), (2, Known::tell_rights)] {
+        tell(&platform.registry);
+        while checks() < count {
+            query += 1;
+            whole(&mut client, query).await;
+        }
     }
     platform.registry.set(Mood::Refuses(ErrorId::TokenRefused));
-    let before = checks();
     for _ in 0..20 {
         query += 1;
         whole(&mut client, query).await;
     }
-    assert_eq!(checks(), before, "nobody has told yet");
+    assert_eq!(checks(), 2, "nobody has told yet");
     platform.registry.tell_rights();
-    let ended = loop {
-        query += 1;
-        client.step(query, 0, b"x").await;
-        match client.hear().await {
-            Heard::Reply { .. } => {
-                let query = v1::CancelQuery { query };
-                client.send(Kind::Cancel(query)).await;
-            }
-            other => break other,
-        }
-    };
+    let ended = until_ended(&mut client, query + 1).await;
     let expected = Heard::Refused(Code::Unauthenticated, Some(ErrorId::TokenRefused));
     assert_eq!(ended, expected);
 }
