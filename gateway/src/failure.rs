@@ -12,8 +12,6 @@ const MAX_MESSAGE: usize = 500;
 pub(crate) struct Failure {
     pub(crate) id: ErrorId,
     pub(crate) message: String,
-    /// Whether the same step may be evaluated elsewhere: nothing of a reply has been used.
-    pub(crate) elsewhere: bool,
 }
 
 /// What a failure says about whose fault it is.
@@ -33,7 +31,6 @@ impl Failure {
         Self {
             id: ErrorId::WorkerUnavailable,
             message: message.into(),
-            elsewhere: true,
         }
     }
 
@@ -43,8 +40,8 @@ impl Failure {
             // whoever has not seen the seed would evaluate it
             ErrorId::SeedReused => Blame::ClientForGood,
             id if is_about_the_client(id) => Blame::Client,
-            _ if self.elsewhere => Blame::Worker,
-            _ => Blame::ClientForGood,
+            // also a state that does not open: no client has touched it
+            _ => Blame::Worker,
         }
     }
 
@@ -55,7 +52,6 @@ impl Failure {
             Some(id) if is_about_the_client(id) => Self {
                 id,
                 message: shorten(status.message()),
-                elsewhere: false,
             },
             Some(_) => Self::unavailable(shorten(status.message())),
             None => Self::unavailable("the worker cannot be reached"),
@@ -70,8 +66,6 @@ impl Failure {
         Self {
             id: if told { id } else { ErrorId::Internal },
             message: shorten(&failed.message),
-            // a state that does not open is the worker's trouble, too: no client has touched it
-            elsewhere: failed.retryable || !is_about_the_client(id),
         }
     }
 }
@@ -105,7 +99,7 @@ mod tests {
         for id in [ErrorId::ModelUnknown, ErrorId::CertificateRefused] {
             let away = Failure::from_status(&status(id, "x"));
             assert_eq!(away.id, ErrorId::WorkerUnavailable);
-            assert!(away.elsewhere);
+            assert_eq!(away.blame(), Blame::Worker);
         }
         let foreign = Failure::from_worker(&v1::EvaluationFailed {
             error_id: "CX-A02".into(),

@@ -327,10 +327,7 @@ fn too_short(step: u32) -> Failure {
     let message = format!(
         "step {step} was not answered in the time that the client gave it; give it more time"
     );
-    Failure {
-        elsewhere: false,
-        ..Failure::unavailable(message)
-    }
+    Failure::unavailable(message)
 }
 
 fn cannot(step: u32, reason: &str) -> Failure {
