@@ -79,6 +79,7 @@ impl Batch {
         let mut command = platform.command(&[
             "query",
             "esol",
+            "--yes",
             "--quiet",
             "--input",
             &self.input,

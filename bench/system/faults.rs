@@ -88,7 +88,8 @@ pub(crate) fn run(quick: bool) {
     let input = library(&platform, rows);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
-    let arguments: Vec<String> = ["query", "esol", "--input", &input, "--quiet", "--output"]
+    let said = platform.path("query.log");
+    let arguments: Vec<String> = ["query", "esol", "--yes", "--input", &input, "--quiet", "--output"]
         .map(str::to_owned)
         .into_iter()
         .chain([output.display().to_string()])
@@ -123,14 +124,15 @@ pub(crate) fn run(quick: bool) {
                 command.arg("--resume");
             }
             let mut batch = command
-                .stderr(Stdio::null())
+                .stderr(std::fs::File::create(&said).unwrap())
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
             if !struck {
                 wait_until("the moment", || {
                     let over = batch.try_wait().unwrap();
-                    assert!(over.is_none(), "the batch ended before it was struck");
+                    let why = || std::fs::read_to_string(&said).unwrap();
+                    assert!(over.is_none(), "ended before it was struck: {}", why());
                     (lines_of(&partial) > moment).then_some(())
                 });
                 strike(&mut platform, victim);

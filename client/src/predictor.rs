@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chemxor_core::{Manifest, VersionId};
@@ -23,8 +24,8 @@ pub struct Patience {
     pub attempts: u32,
     /// Pause after the first failure; doubles each time, up to two seconds.
     pub pause: Duration,
-    /// For so long a molecule is asked again beyond `attempts` while the platform is away: nobody
-    /// answers, or a service says that its own peers do not.
+    /// For so long a molecule is asked again while the platform is away: nobody answers, or a service
+    /// says that its own peers do not. Attempts that find it away are not among `attempts`.
     pub outage: Duration,
 }
 
@@ -73,6 +74,8 @@ pub struct Predictor {
     keys: Keys,
     patience: Patience,
     open: Mutex<Option<Open>>,
+    /// Attempts that found the platform away.
+    away: AtomicU64,
 }
 
 impl Predictor {
@@ -91,6 +94,7 @@ impl Predictor {
             keys: keys.into(),
             patience,
             open: Mutex::new(None),
+            away: AtomicU64::new(0),
         }
     }
 
@@ -128,6 +132,12 @@ impl Predictor {
     pub fn outside(&self, smiles: &str) -> Result<Option<Vec<Outside>>, ClientError> {
         let domain = self.manifest.domain.as_ref();
         domain.map(|domain| outside(domain, smiles)).transpose()
+    }
+
+    /// How often an attempt has found the platform away and is made again: while this grows, the time
+    /// that a run takes says nothing about its rate.
+    pub fn outages(&self) -> u64 {
+        self.away.load(Ordering::Relaxed)
     }
 
     /// The open session, or a new one, for one more query.
@@ -171,18 +181,21 @@ impl Predictor {
             outage,
         } = self.patience;
         let started = Instant::now();
-        let mut attempt = 1;
+        let (mut attempt, mut counted) = (1, 1);
         loop {
             let outcome = match self.session().await {
                 Ok(session) => session.predict_observed(features.clone(), &mut round).await,
                 Err(error) => Err(error),
             };
             match outcome {
-                Err(error)
-                    if error.is_retryable()
-                        && (attempt < attempts
-                            || error.is_outage() && started.elapsed() < outage) =>
-                {
+                Err(error) if error.is_retryable() => {
+                    let is_away = error.is_outage() && started.elapsed() < outage;
+                    if !is_away && counted >= attempts {
+                        return Err(error);
+                    }
+                    // what a platform answers that has come back is not judged by how long it was away
+                    counted += u32::from(!is_away);
+                    self.away.fetch_add(is_away.into(), Ordering::Relaxed);
                     tracing::info!(attempt, %error, "asking again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));

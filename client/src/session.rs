@@ -129,8 +129,16 @@ impl Session {
         let (stream, name, opened) = tokio::time::timeout(OPEN_DEADLINE, opening)
             .await
             .map_err(|_| ClientError::Deadline("the gateway"))??;
-        let Some(v1::server_frame::Kind::Opened(opened)) = opened else {
-            return Err(protocol_error("the gateway did not open the session"));
+        let opened = match opened {
+            Some(v1::server_frame::Kind::Opened(opened)) => opened,
+            // it stops, or somebody between closes what is new
+            None => {
+                return Err(ClientError::Connection {
+                    endpoint,
+                    reason: "the gateway ended the session before it opened it".to_owned(),
+                });
+            }
+            Some(_) => return Err(protocol_error("the gateway did not open the session")),
         };
         if opened.version != version.to_string() {
             return Err(protocol_error(

@@ -26,7 +26,7 @@ fn no_row_is_uncounted_and_few_are_counted_twice_when_whoever_counts_dies() {
     platform.publish("esol", true);
     let before = counted(&platform);
     let in_flight = IN_FLIGHT.to_string();
-    let batch = Batch::begin(&platform, ROWS as usize, &["--in-flight", &in_flight]);
+    let batch = Batch::begin(&platform, ROWS as usize, &["--yes", "--in-flight", &in_flight]);
     batch.goes_on(200);
     platform.gateway.take().unwrap().kill();
     platform.start_gateway();

@@ -102,9 +102,11 @@ impl Batch {
     pub(crate) fn ends_whole(mut self, platform: &Platform) {
         let status = self.query.wait().unwrap();
         let said = self.said();
+        // why it ended comes first: the logs before it are long
+        let why = said.lines().rev().take(3).collect::<Vec<_>>().join("\n");
         assert!(
             status.success(),
-            "{status:?} {said} {}",
+            "{status:?} {why}\n{said} {}",
             platform.log("gateway")
         );
         check_rows(&self.output, self.rows);
@@ -149,6 +151,7 @@ fn a_killed_worker_that_comes_back_costs_no_row() {
     let arguments = [
         "query",
         "esol",
+        "--yes",
         "--input",
         &input,
         "--output",
@@ -168,12 +171,13 @@ fn a_killed_worker_that_comes_back_costs_no_row() {
     assert!(!partial.exists());
 }
 
-/// Longer than the attempts of one molecule take, which ended such a batch.
+/// Longer than the attempts of one molecule take, which ended such a batch; and early, so that it would
+/// take long if it went on as slowly, which ended such a batch too.
 #[test]
 fn a_gateway_that_is_away_for_long_costs_no_row() {
     let mut platform = Platform::start(2);
     platform.publish("esol", true);
-    let batch = Batch::begin(&platform, 3000, &[]);
+    let batch = Batch::begin(&platform, 3000, &["--ask-above", "4"]);
     platform.gateway.take().unwrap().kill();
     wait_until("more attempts than one molecule has", || {
         batch.said().contains("attempt=9").then_some(())
@@ -193,6 +197,7 @@ fn a_worker_that_stays_away_stops_the_run_with_a_clear_error() {
     let arguments = [
         "query",
         "esol",
+        "--yes",
         "--input",
         &input,
         "--output",
@@ -235,6 +240,7 @@ fn revoking_a_version_stops_a_running_batch_with_the_reason() {
     let arguments = [
         "query",
         "esol",
+        "--yes",
         "--input",
         &input,
         "--output",
@@ -374,7 +380,7 @@ fn certificates_that_are_renewed_during_a_batch_cost_no_row_and_no_session() {
     let partial = platform.path("out.csv.partial");
     let path = output.to_str().unwrap();
     let arguments = [
-        "query", "esol", "--quiet", "--input", &input, "--output", path,
+        "query", "esol", "--yes", "--quiet", "--input", &input, "--output", path,
     ];
     let mut query = platform.command(&arguments).spawn().unwrap();
     wait_until("the first rows", || (rows_of(&partial) > 100).then_some(()));
@@ -420,7 +426,7 @@ fn a_rolling_restart_costs_no_row() {
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
     let path = output.to_str().unwrap();
-    let arguments = ["query", "esol", "--input", &input, "--output", path];
+    let arguments = ["query", "esol", "--yes", "--input", &input, "--output", path];
     let mut query = platform
         .command(&arguments)
         .stderr(Stdio::piped())
@@ -460,7 +466,7 @@ fn a_rolling_restart_costs_no_row() {
 fn registry_and_database_may_die_during_a_batch() {
     let mut platform = Platform::start(2);
     platform.publish("esol", true);
-    let batch = Batch::begin(&platform, 3000, &[]);
+    let batch = Batch::begin(&platform, 3000, &["--yes"]);
     platform.kill_postgres();
     let then = rows_of(&batch.partial);
     wait_until("more rows", || {

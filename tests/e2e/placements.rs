@@ -44,7 +44,7 @@ fn a_worker_is_authorised_later_and_takes_the_place_of_another() {
     let input = write_library(&platform, 3000);
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
-    let arguments = ["query", "esol", "--input", &input, "--output"];
+    let arguments = ["query", "esol", "--yes", "--input", &input, "--output"];
     let mut running = platform
         .command(&[&arguments[..], &[output.to_str().unwrap(), "--quiet"]].concat())
         .spawn()

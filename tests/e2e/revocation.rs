@@ -40,6 +40,7 @@ impl Lab<'_> {
         let batch = [
             "query",
             "esol",
+            "--yes",
             "--profile",
             "uni",
             "--key",

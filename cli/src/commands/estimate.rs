@@ -95,12 +95,21 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// Watches the first rows of a run.
+/// Watches the first rows of a run. Where the platform was away meanwhile it begins again: what a run
+/// waits for it is not what the run will take.
 pub(crate) struct Watch {
     total: u64,
     limit: f64,
-    started: Option<(Instant, u64)>,
+    started: Option<Begun>,
     found: Option<f64>,
+}
+
+/// Where the watch began.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Instant,
+    rows: u64,
+    outages: u64,
 }
 
 impl Watch {
@@ -114,17 +123,25 @@ impl Watch {
         }
     }
 
-    /// Hears that `rows` are done; whether the run must wait for an answer.
-    pub(crate) fn hears(&mut self, rows: u64) -> bool {
-        // the first call comes before the first answer
-        let Some((since, first)) = self.started.filter(|(_, first)| *first < rows) else {
-            self.started = self.started.or(Some((Instant::now(), rows)));
-            return false;
+    /// Hears that `rows` are done, and how often the platform was found away; whether the run must
+    /// wait for an answer.
+    pub(crate) fn hears(&mut self, rows: u64, outages: u64) -> bool {
+        let now = Begun {
+            at: Instant::now(),
+            rows,
+            outages,
         };
-        if self.found.is_some() || since.elapsed() < WATCHED {
+        // the first call comes before the first answer
+        let begun = *self.started.get_or_insert(now);
+        if begun.outages != outages {
+            self.started = Some(now);
             return false;
         }
-        let rate = (rows - first) as f64 / since.elapsed().as_secs_f64();
+        let time = now.at - begun.at;
+        if self.found.is_some() || begun.rows == rows || time < WATCHED {
+            return false;
+        }
+        let rate = (rows - begun.rows) as f64 / time.as_secs_f64();
         let left = self.total.saturating_sub(rows) as f64 / rate;
         self.found = Some(left);
         left > self.limit
@@ -157,17 +174,41 @@ pub(crate) fn ask(left: f64, limit_minutes: f64, resume: &str) -> Result<()> {
 mod tests {
     use super::*;
 
+    impl Watch {
+        /// As if so much time had passed.
+        fn ages(&mut self, time: Duration) {
+            let begun = self.started.as_mut().unwrap();
+            begun.at = begun.at.checked_sub(time).unwrap();
+        }
+    }
+
     #[test]
     fn only_a_long_run_waits_for_an_answer() {
         for (rows, waits) in [(4_000, false), (1_000_000, true)] {
             let mut watch = Watch::new(rows, 60.0);
-            assert!(!watch.hears(0));
-            let started = Instant::now().checked_sub(WATCHED).unwrap();
-            watch.started = Some((started, 0));
+            assert!(!watch.hears(0, 0));
+            watch.ages(WATCHED);
             // about a hundred rows a second
-            assert_eq!(watch.hears(300), waits);
+            assert_eq!(watch.hears(300, 0), waits);
             assert_eq!(watch.too_long().is_some(), waits);
-            assert!(!watch.hears(400), "it asks once");
+            assert!(!watch.hears(400, 0), "it asks once");
         }
+    }
+
+    #[test]
+    fn a_platform_that_was_away_makes_no_run_long() {
+        for (outages, waits) in [(0, true), (9, false)] {
+            let mut watch = Watch::new(4_000, 60.0);
+            assert!(!watch.hears(0, 0));
+            watch.ages(Duration::from_secs(100));
+            assert_eq!(watch.hears(50, outages), waits, "{outages} outages");
+        }
+        // what comes after it is watched from there
+        let mut watch = Watch::new(4_000, 60.0);
+        assert!(!watch.hears(0, 0));
+        watch.ages(Duration::from_secs(100));
+        assert!(!watch.hears(50, 9));
+        watch.ages(WATCHED);
+        assert!(watch.hears(53, 9), "a row a second is slow");
     }
 }

@@ -259,7 +259,7 @@ async fn once(
             without => format!("{without} without a prediction"),
         });
         if let Some(watch) = watch.as_deref_mut()
-            && watch.hears(heard.rows)
+            && watch.hears(heard.rows, predictor.outages())
         {
             halt.cancel();
         }
