@@ -89,11 +89,13 @@ pub(crate) fn run(quick: bool) {
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
     let said = platform.path("query.log");
-    let arguments: Vec<String> = ["query", "esol", "--yes", "--input", &input, "--quiet", "--output"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([output.display().to_string()])
-        .collect();
+    let arguments: Vec<String> = [
+        "query", "esol", "--yes", "--input", &input, "--quiet", "--output",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([output.display().to_string()])
+    .collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut undisturbed = platform.command(&arguments);
     let ended = undisturbed.stdout(Stdio::null()).status();

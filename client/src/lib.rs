@@ -27,6 +27,7 @@ pub mod health;
 pub mod interpret;
 pub mod keyring;
 pub mod known_workers;
+mod patience;
 pub mod placement;
 pub mod predictor;
 pub mod publish;

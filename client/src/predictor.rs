@@ -4,7 +4,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use chemxor_core::{Manifest, VersionId};
 use futures::{Stream, StreamExt};
@@ -14,30 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::batch::Oracle;
 use crate::interpret::{Output, Outside, domain_field, interpret, outside};
 use crate::keyring::Keys;
+use crate::patience::Attempts;
+pub use crate::patience::Patience;
 use crate::session::{Prediction, Session};
 use crate::{Access, ClientError};
-
-/// How often and how patiently to ask again.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Attempts for one molecule, the first included.
-    pub attempts: u32,
-    /// Pause after the first failure; doubles each time, up to two seconds.
-    pub pause: Duration,
-    /// For so long a molecule is asked again while the platform is away: nobody answers, or a service
-    /// says that its own peers do not. Attempts that find it away are not among `attempts`.
-    pub outage: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            attempts: 8,
-            pause: Duration::from_millis(100),
-            outage: Duration::ZERO,
-        }
-    }
-}
 
 /// What a stream of predictions says, in the order in which it happens.
 #[derive(Debug)]
@@ -175,34 +154,22 @@ impl Predictor {
         features: Vec<u16>,
         mut round: impl FnMut(u32),
     ) -> Result<Prediction, ClientError> {
-        let Patience {
-            attempts,
-            mut pause,
-            outage,
-        } = self.patience;
-        let started = Instant::now();
-        let (mut attempt, mut counted) = (1, 1);
+        let mut attempts = Attempts::begin(self.patience);
         loop {
             let outcome = match self.session().await {
                 Ok(session) => session.predict_observed(features.clone(), &mut round).await,
                 Err(error) => Err(error),
             };
-            match outcome {
-                Err(error) if error.is_retryable() => {
-                    let is_away = error.is_outage() && started.elapsed() < outage;
-                    if !is_away && counted >= attempts {
-                        return Err(error);
-                    }
-                    // what a platform answers that has come back is not judged by how long it was away
-                    counted += u32::from(!is_away);
-                    self.away.fetch_add(is_away.into(), Ordering::Relaxed);
-                    tracing::info!(attempt, %error, "asking again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                    attempt += 1;
-                }
-                outcome => return outcome,
-            }
+            let error = match outcome {
+                Ok(prediction) => return Ok(prediction),
+                Err(error) => error,
+            };
+            let Some(again) = attempts.failed(&error) else {
+                return Err(error);
+            };
+            self.away.fetch_add(again.is_away.into(), Ordering::Relaxed);
+            tracing::info!(attempt = again.attempt, %error, "asking again");
+            tokio::time::sleep(again.pause).await;
         }
     }
 

@@ -26,7 +26,11 @@ fn no_row_is_uncounted_and_few_are_counted_twice_when_whoever_counts_dies() {
     platform.publish("esol", true);
     let before = counted(&platform);
     let in_flight = IN_FLIGHT.to_string();
-    let batch = Batch::begin(&platform, ROWS as usize, &["--yes", "--in-flight", &in_flight]);
+    let batch = Batch::begin(
+        &platform,
+        ROWS as usize,
+        &["--yes", "--in-flight", &in_flight],
+    );
     batch.goes_on(200);
     platform.gateway.take().unwrap().kill();
     platform.start_gateway();
@@ -43,4 +47,23 @@ fn no_row_is_uncounted_and_few_are_counted_twice_when_whoever_counts_dies() {
         Some(counted(&platform) - before).filter(|queries| *queries <= most)
     });
     assert!(settled >= ROWS, "{settled} queries counted for {ROWS} rows");
+}
+
+/// A key that has been used enough is replaced in the middle of a run: its queries go on in a session
+/// with the new key.
+#[test]
+fn a_key_that_is_replaced_during_a_run_costs_no_row() {
+    const AFTER: u64 = 150;
+    let platform = Platform::start(2);
+    platform.publish("esol", true);
+    let after = AFTER.to_string();
+    let made = platform.json(&["keys", "new", "--name", "short", "--rotate-after", &after]);
+    let batch = Batch::begin(&platform, 500, &["--yes", "--key", "short"]);
+    batch.ends_whole(&platform);
+    let keys = platform.json(&["keys", "list"]);
+    let keys = keys.as_array().unwrap().iter();
+    let short = keys.into_iter().find(|key| key["name"] == "short").unwrap();
+    assert_eq!(short["rotations"], 500 / AFTER);
+    assert_eq!(short["queries"], 500 % AFTER);
+    assert_ne!(short["id"], made["id"]);
 }

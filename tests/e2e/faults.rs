@@ -426,7 +426,9 @@ fn a_rolling_restart_costs_no_row() {
     let output = platform.path("out.csv");
     let partial = platform.path("out.csv.partial");
     let path = output.to_str().unwrap();
-    let arguments = ["query", "esol", "--yes", "--input", &input, "--output", path];
+    let arguments = [
+        "query", "esol", "--yes", "--input", &input, "--output", path,
+    ];
     let mut query = platform
         .command(&arguments)
         .stderr(Stdio::piped())

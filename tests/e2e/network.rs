@@ -15,7 +15,9 @@ fn batch(platform: &Platform, rows: usize) {
     let input = write_library(platform, rows);
     let output = platform.path("out.csv");
     let path = output.to_str().unwrap();
-    let report = platform.json(&["query", "esol", "--yes", "--input", &input, "--output", path]);
+    let report = platform.json(&[
+        "query", "esol", "--yes", "--input", &input, "--output", path,
+    ]);
     assert_eq!(report["predicted"], rows, "{report}");
     check_rows(&output, rows);
 }

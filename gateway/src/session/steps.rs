@@ -185,7 +185,8 @@ impl Session {
                 failed.message += "; too many steps of late were tried again";
                 break;
             }
-            if tried.contains(worker) {
+            let is_again = tried.contains(worker);
+            if is_again {
                 tokio::time::sleep(jittered(BACKOFF * (1 << attempt.min(6)))).await;
             }
             let left = deadline.left();
@@ -220,7 +221,14 @@ impl Session {
                     }
                     return Ok(reply);
                 }
-                Ok(Err(failure)) if failure.blame() == Blame::ClientForGood => return Err(failure),
+                Ok(Err(failure)) if failure.blame() == Blame::ClientForGood => {
+                    if !is_again {
+                        return Err(failure);
+                    }
+                    // seen twice because it was asked twice: what it said first stands
+                    begun.failed();
+                    break;
+                }
                 Ok(Err(failure)) if failure.blame() == Blame::Client => {
                     if !others || accusation.is_some() {
                         return Err(failure);

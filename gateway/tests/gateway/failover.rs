@@ -147,6 +147,25 @@ async fn a_worker_that_fails_by_itself_is_replaced_whatever_it_says() {
     }
 }
 
+/// The second refusal follows from the gateway's own second question, so the first one is told.
+#[tokio::test]
+async fn a_seed_that_the_gateway_itself_sent_twice_is_not_held_against_the_client() {
+    let platform = Platform::start(&[0..3], Limits::default()).await;
+    let mut client = platform.open().await;
+    for (query, first) in [(1, ErrorId::Internal), (2, ErrorId::WorkerUnavailable)] {
+        let asked = AtomicU64::new(0);
+        platform
+            .journal
+            .script(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => Deed::Fail(first, false),
+                _ => Deed::Fail(ErrorId::SeedReused, false),
+            });
+        client.step(query, 0, b"x").await;
+        assert_eq!(client.hear().await, failed(query, first));
+        assert_eq!(platform.journal.of(query).len(), 2);
+    }
+}
+
 /// A worker that blames the client must find another one that says the same.
 #[tokio::test]
 async fn a_refusal_of_the_ciphertext_is_told_when_a_second_worker_says_the_same() {
