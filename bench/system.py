@@ -72,6 +72,23 @@ class Platform:
         return path
 
 
+MISSED = []
+
+
+def show(run, figure, value, wanted=""):
+    """A row of the table; `wanted` is `<= x`, `>= x`, `x to y` or the value itself."""
+    print(f"{run},{figure},{value},{wanted}")
+    words, number = str(wanted).split(), float(value)
+    met = {
+        0: lambda: True,
+        1: lambda: number == float(words[0]),
+        2: lambda: number <= float(words[1]) if words[0] == "<=" else number >= float(words[1]),
+        3: lambda: float(words[0]) <= number <= float(words[2]),
+    }[len(words)]()
+    if not met:
+        MISSED.append(f"{run}, {figure}: {value}, wanted {wanted}")
+
+
 def median(values):
     values = sorted(values)
     return values[len(values) // 2]
@@ -88,15 +105,15 @@ def query(quick):
             report = platform.run("evaluate", model, "--holdout", holdout, "--rows", str(rows))
             summary = report["summary"]
             for figure in ("p50_ms", "p95_ms", "open_ms"):
-                print(f"{model},{figure},{summary[figure]:.2f},{wanted.get(figure, '')}")
+                show(model, figure, f"{summary[figure]:.2f}", wanted.get(figure, ''))
             first = [platform.run("query", model, "CCO")["total_ms"] for _ in range(firsts)]
-            print(f"{model},first_connection_to_first_answer_ms,{median(first):.1f},<= 50")
+            show(model, "first_connection_to_first_answer_ms", f"{median(first):.1f}", "<= 50")
             for figure in ("rounds", "bytes_up", "bytes_down", "public_key_bytes"):
-                print(f"{model},{figure},{report[figure]},")
+                show(model, figure, report[figure])
             count = batch if model == mlp else batch // 4
             done = platform.run("query", model, "--input", platform.library(count),
                                 "--output", platform.path(f"{model}.csv"), "--yes")
-            print(f"{model},batch_molecules_per_second,{done['molecules_per_second']:.1f},{wanted.get('rate', '')}")
+            show(model, "batch_molecules_per_second", f"{done['molecules_per_second']:.1f}", wanted.get('rate', ''))
 
 
 def screen(quick):
@@ -107,25 +124,30 @@ def screen(quick):
         library = platform.library(rows)
         estimate = platform.run("query", mlp, "--input", library, "--estimate")["estimate"]
         done = platform.run("query", mlp, "--input", library, "--output", platform.path("out.csv"), "--yes")
-        print(f"library,rows,{done['rows']},{rows}")
-        print(f"library,estimated_seconds,{estimate['seconds']:.2f},")
-        print(f"library,seconds,{done['seconds']:.2f},")
-        print(f"library,estimated_to_taken,{estimate['seconds'] / done['seconds']:.3f},0.75 to 1.25")
+        show("library", "rows", done['rows'], rows)
+        show("library", "estimated_seconds", f"{estimate['seconds']:.2f}")
+        show("library", "seconds", f"{done['seconds']:.2f}")
+        show("library", "estimated_to_taken", f"{estimate['seconds'] / done['seconds']:.3f}", "0.75 to 1.25")
         up = done["bytes_up"] + platform.run("query", mlp, "--input", library, "--estimate")["molecule"]["public_key_bytes"]
-        print(f"library,estimated_to_sent_bytes,{estimate['bytes_up'] / up:.4f},1")
-        print(f"library,molecules_per_second,{done['molecules_per_second']:.1f},>= 300")
+        show("library", "estimated_to_sent_bytes", f"{estimate['bytes_up'] / up:.4f}", "1")
+        show("library", "molecules_per_second", f"{done['molecules_per_second']:.1f}", ">= 300")
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         big = platform.library(many)
         started = time.monotonic()
         done = platform.run("query", mlp, "--input", big, "--output", platform.path("big.csv"), "--yes", "--dedupe")
-        print(f"dedupe,rows,{done['rows']},{many}")
-        print(f"dedupe,asked,{done['predicted'] - done['repeated']},")
-        print(f"dedupe,seconds,{time.monotonic() - started:.1f},")
+        show("dedupe", "rows", done['rows'], many)
+        show("dedupe", "asked", done['predicted'] - done['repeated'])
+        show("dedupe", "seconds", f"{time.monotonic() - started:.1f}")
         # of all processes so far the largest: the same value means that more rows took no more memory
         after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        print(f"dedupe,peak_client_mib,{after / 1024:.0f},")
-        print(f"dedupe,peak_before_mib,{before / 1024:.0f},")
+        show("dedupe", "peak_client_mib", f"{after / 1024:.0f}")
+        show("dedupe", "peak_before_mib", f"{before / 1024:.0f}")
 
 
 if __name__ == "__main__":
-    {"query": query, "screen": screen}[sys.argv[1]]("--quick" in sys.argv)
+    quick = "--quick" in sys.argv
+    {"query": query, "screen": screen}[sys.argv[1]](quick)
+    for missed in MISSED:
+        print(f"missed: {missed}", file=sys.stderr)
+    # a trial is too short to be judged
+    sys.exit(1 if MISSED and not quick else 0)
