@@ -129,12 +129,16 @@ impl ClientError {
         }
     }
 
-    /// Whether the platform, or a part of it, does not answer: it may come back without anybody's doing.
+    /// Whether the platform, or a part of it, does not answer, or counts a session that broke off among
+    /// those that are allowed: it may come back without anybody's doing.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
-            Self::Service { id, .. } => {
-                matches!(id, ErrorId::StorageUnavailable | ErrorId::WorkerUnavailable)
-            }
+            Self::Service { id, retryable, .. } => match id {
+                ErrorId::StorageUnavailable | ErrorId::WorkerUnavailable => true,
+                // of the day, it says when to come back and is not asked again before
+                ErrorId::SessionLimit | ErrorId::QuotaExhausted => *retryable,
+                _ => false,
+            },
             Self::Connection { .. } | Self::Deadline(_) | Self::Runtime(_) => self.is_retryable(),
             _ => false,
         }

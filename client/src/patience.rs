@@ -14,8 +14,9 @@ pub struct Patience {
     pub attempts: u32,
     /// Pause after the first failure; doubles each time, up to two seconds.
     pub pause: Duration,
-    /// For so long a molecule is asked again while the platform is away: nobody answers, or a service
-    /// says that its own peers do not. Attempts that find it away are not among `attempts`.
+    /// For so long a molecule is asked again while the platform is away: nobody answers, a service says
+    /// that its own peers do not, or a session that broke off still counts among those allowed. Attempts
+    /// that find it so are not among `attempts`.
     pub outage: Duration,
 }
 
@@ -67,11 +68,19 @@ impl Attempts {
         if !error.is_retryable() {
             return None;
         }
-        let is_away = error.is_outage() && self.started.elapsed() < self.patience.outage;
+        let Patience {
+            attempts, outage, ..
+        } = self.patience;
+        let is_over = self.started.elapsed() >= outage;
+        if error.is_outage() && is_over && !outage.is_zero() {
+            // it was waited for long enough, in many attempts or in one that nobody answered
+            return None;
+        }
+        let is_away = error.is_outage() && !is_over;
         self.made += 1;
         // what a platform answers that has come back is not judged by how long it was away
         self.counted += u32::from(!is_away);
-        if self.counted >= self.patience.attempts && !is_away {
+        if self.counted >= attempts && !is_away {
             return None;
         }
         let pause = self.pause;
@@ -118,13 +127,28 @@ mod tests {
             ..Patience::default()
         };
         for patience in [Patience::default(), patient] {
-            assert_eq!(asked(patience, &service(ErrorId::SessionLimit)), 8);
+            assert_eq!(asked(patience, &service(ErrorId::StateRefused)), 8);
             assert_eq!(asked(patience, &service(ErrorId::VersionRevoked)), 1);
         }
-        for error in [away(), service(ErrorId::WorkerUnavailable)] {
+        for error in [
+            away(),
+            service(ErrorId::WorkerUnavailable),
+            service(ErrorId::SessionLimit),
+            service(ErrorId::QuotaExhausted),
+        ] {
             assert_eq!(asked(Patience::default(), &error), 8);
             assert_eq!(asked(patient, &error), 1001, "it goes on");
         }
+    }
+
+    #[test]
+    fn an_outage_that_lasts_too_long_ends_with_the_next_attempt() {
+        let patience = Patience {
+            outage: Duration::from_nanos(1),
+            ..Patience::default()
+        };
+        assert_eq!(asked(patience, &away()), 1);
+        assert_eq!(asked(patience, &service(ErrorId::StateRefused)), 8);
     }
 
     #[test]
@@ -139,10 +163,10 @@ mod tests {
             assert_eq!((again.attempt, again.is_away), (attempt, true));
         }
         for attempt in 21..=27 {
-            let again = attempts.failed(&service(ErrorId::SessionLimit)).unwrap();
+            let again = attempts.failed(&service(ErrorId::StateRefused)).unwrap();
             assert_eq!((again.attempt, again.is_away), (attempt, false));
         }
-        assert_eq!(attempts.failed(&service(ErrorId::SessionLimit)), None);
+        assert_eq!(attempts.failed(&service(ErrorId::StateRefused)), None);
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub fn place(
     let steps = graph.steps().len() as u32;
     let count = workers.len() as u32;
     if count == 0 {
-        let reason = "no worker is registered; start one with `chemxor worker` and try again";
+        let reason = "no registered worker serves your organisation (`organisations` in a worker.toml \
+                      says whom it serves); start one with `chemxor worker` and try again";
         return Err(ClientError::Placement(reason.to_owned()));
     }
     let whole = |worker: &v1::Worker, first_step: u32, end_step: u32| v1::Placement {

@@ -127,6 +127,9 @@ impl Predictor {
         if let Some(open) = slot.as_ref().filter(usable) {
             return Ok(open.session.clone());
         }
+        // no longer among the sessions of the organisation, which may be allowed one only; queries that
+        // run hold it until they have ended
+        drop(slot.take());
         let opened = Session::open(&self.access, self.version, self.manifest.clone(), key);
         let session = Arc::new(opened.await?);
         *slot = Some(Open {

@@ -267,9 +267,11 @@ impl Written<'_> {
             .read_to_end(&mut found)
             .map_err(|error| refuse(self.path, error))?;
         // zeros are what a power cut leaves of bytes that had not reached the disk
-        if found.first() == Some(&0)
-            || (found.len() < expected.len() && expected.starts_with(&found))
-        {
+        let lost = |(found, expected): (&u8, &u8)| *found == 0 && *expected != 0;
+        if let Some(kept) = found.iter().zip(expected).position(lost) {
+            found.truncate(kept);
+        }
+        if found.len() < expected.len() && expected.starts_with(&found) {
             return Ok(false);
         }
         if found != expected {
