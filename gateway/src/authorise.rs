@@ -151,6 +151,7 @@ pub(crate) struct Recheck {
 
 /// A question that is under way.
 struct Pending {
+    since: Instant,
     /// What was known at its beginning.
     news: News,
     answer: AbortOnDropHandle<Result<v1::CheckSessionResponse, Status>>,
@@ -193,34 +194,48 @@ impl Recheck {
     /// at most once in `recheck_ms`, and at once when a right has changed or a view does not list the
     /// version any more.
     /// While the registry is away its last word holds for `registry_grace_ms`, and nobody waits for
-    /// the next one.
+    /// the next one, unless something has changed since the last one.
     pub(crate) async fn check(&mut self) -> Result<Option<i64>, Status> {
-        if self.pending.is_none() {
-            let news = self.routes.news(&self.version);
-            let before = self.confirmed_under;
-            let is_unlisted = news.unlisted.is_some() && news.unlisted != before.unlisted;
-            let is_in_doubt = is_unlisted || news.rights != before.rights;
-            if !is_in_doubt && self.asked.elapsed() < self.limits.recheck() {
-                return Ok(None);
+        let mut heard = None;
+        if let Some(pending) = self.pending.take_if(|asked| asked.answer.is_finished()) {
+            // nobody has waited for it, so it may be old; it counts from when it was asked
+            heard = self.hear(pending).await?;
+        }
+        let news = self.routes.news(&self.version);
+        let is_in_doubt = self.is_in_doubt(news);
+        // what was asked before a change says nothing of it
+        let _ = self.pending.take_if(|asked| asked.news != news);
+        let pending = match self.pending.take() {
+            Some(pending) => pending,
+            None if !is_in_doubt && self.asked.elapsed() < self.limits.recheck() => {
+                return Ok(heard);
             }
-            self.pending = Some(self.ask(news));
-        }
-        let holds = self.confirmed.elapsed() <= self.limits.registry_grace();
-        let Some(pending) = &mut self.pending else {
-            return Ok(None);
+            None => self.ask(news),
         };
-        if self.is_away && holds && !pending.answer.is_finished() {
-            return Ok(None);
+        let holds = self.confirmed.elapsed() <= self.limits.registry_grace();
+        if self.is_away && holds && !is_in_doubt {
+            self.pending = Some(pending);
+            return Ok(heard);
         }
-        let answer = (&mut pending.answer).await;
-        let news = pending.news;
-        self.pending = None;
-        self.asked = Instant::now();
+        self.hear(pending).await
+    }
+
+    /// Whether something has changed that may concern the session since the registry last said yes.
+    fn is_in_doubt(&self, news: News) -> bool {
+        let before = self.confirmed_under;
+        let is_unlisted = news.unlisted.is_some() && news.unlisted != before.unlisted;
+        is_unlisted || news.rights != before.rights
+    }
+
+    /// Waits for the answer.
+    async fn hear(&mut self, pending: Pending) -> Result<Option<i64>, Status> {
+        let answer = pending.answer.await;
+        self.asked = pending.since;
         let refusal = match answer.map_err(|_| away()).flatten() {
             Ok(answer) => {
                 self.is_away = false;
-                self.confirmed = self.asked;
-                self.confirmed_under = news;
+                self.confirmed = pending.since;
+                self.confirmed_under = pending.news;
                 return verdict(&answer);
             }
             Err(refusal) => refusal,
@@ -257,6 +272,7 @@ impl Recheck {
             answer
         };
         Pending {
+            since: Instant::now(),
             news,
             answer: AbortOnDropHandle::new(tokio::spawn(asking)),
         }

@@ -66,7 +66,7 @@ pub struct Limits {
     pub retry_percent: u32,
     /// Milliseconds that a step may take, all attempts together, and that a client may take to
     /// read a frame or to go on with a message that it has begun. A whole message may take as
-    /// long, and a second more for each 4 KiB.
+    /// long, and a second more for each 4 KiB, but never longer than `idle_timeout_ms`.
     pub step_timeout_ms: u64,
     /// Milliseconds after which a step is given to another replica, where there is one.
     pub attempt_timeout_ms: u64,

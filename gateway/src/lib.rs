@@ -93,7 +93,10 @@ pub async fn start(
     // sessions are welcome once it is known who serves them
     let ready = served.ready();
     ready.send_replace(false);
-    let follow = routes.clone().follow(registry.clone(), ready, stop.clone());
+    let watched = registry
+        .clone()
+        .max_decoding_message_size(routes::MAX_VIEW_BYTES);
+    let follow = routes.clone().follow(watched, ready, stop.clone());
     let service = QueryService::new(
         config.limits,
         routes,

@@ -24,8 +24,10 @@ use crate::config::Limits;
 const BLOCKS: (u64, u64) = (16, 256);
 /// After a registry that did not answer, the next call.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Attempts to settle while the session's end waits, and after it.
-const SETTLE: (u32, u32) = (1, 8);
+/// Attempts to settle while the session's end waits, and after it: a day of them, for what a budget of a
+/// lifetime has lost nobody gives back. There are never more than sessions were open when the registry
+/// went away.
+const SETTLE: (u32, u32) = (1, 24 * 120);
 
 #[derive(Debug)]
 struct Account {

@@ -11,12 +11,17 @@ use chemxor_proto::v1::control_client::ControlClient;
 use chemxor_proto::{MAX_SHARES, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::pool::{Pool, Worker};
 
 /// Longest pause before the watch is opened again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long the registry may take to begin a watch, its database included.
+const BEGIN: Duration = Duration::from_secs(15);
+/// Longest view: each version takes some hundred bytes, and as many for each of its placements.
+pub(crate) const MAX_VIEW_BYTES: usize = 64 << 20;
 
 /// The workers that compute the same output ciphertexts of a step.
 #[derive(Debug, Clone)]
@@ -216,7 +221,10 @@ impl Routes {
     ) -> usize {
         let mut views = 0;
         let opened = registry.watch_placements(v1::WatchPlacementsRequest { rights: true });
-        let mut stream = match opened.await {
+        let opened = tokio::time::timeout(BEGIN, opened)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        let mut stream = match opened {
             Ok(stream) => stream.into_inner(),
             Err(status) => {
                 let reason = status.message();
@@ -224,7 +232,20 @@ impl Routes {
                 return views;
             }
         };
-        while let Ok(Some(view)) = stream.message().await {
+        loop {
+            let view = match stream.message().await {
+                Ok(Some(view)) => view,
+                // the registry stops
+                Ok(None) => return views,
+                Err(status) => {
+                    let reason = status.message();
+                    tracing::warn!(
+                        reason,
+                        "the watch of placements broke; the last view goes on"
+                    );
+                    return views;
+                }
+            };
             views += 1;
             if view.rights_only {
                 self.rights_changed();
@@ -236,7 +257,6 @@ impl Routes {
             self.replace(&view, views == 1);
             ready.send_replace(true);
         }
-        views
     }
 }
 

@@ -132,7 +132,11 @@ async fn opening(
     let malformed = |message: &str| status(ErrorId::FrameMalformed, message);
     let first = tokio::time::timeout(limits.registry_timeout(), frames.message())
         .await
-        .map_err(|_| malformed("no frame opened the session in time"))?
+        // a slow network, not another protocol
+        .map_err(|_| {
+            let message = "no frame opened the session in time; open it again";
+            status(ErrorId::SessionLimit, message)
+        })?
         .map_err(|error| match error.code() {
             tonic::Code::OutOfRange => {
                 status(ErrorId::FrameTooLarge, "the first frame is too long")

@@ -42,6 +42,8 @@ struct Arrival {
     /// When it must be complete, unless more of it comes: who sends a byte now and then would hold its
     /// memory for ever.
     until: Instant,
+    /// When it must be complete however well it comes: meanwhile it keeps its memory from others.
+    end: Instant,
 }
 
 /// Bytes a second with which each message must come, beside the time that any may take.
@@ -82,10 +84,11 @@ impl Reading {
         for arrival in self.arrivals.values_mut() {
             arrival.last += busy;
             arrival.until += busy;
+            arrival.end += busy;
         }
         let idle = self.idle + session.limits.idle_timeout();
         let pause = session.limits.step_timeout();
-        let due = |arrival: &Arrival| arrival.until.min(arrival.last + pause);
+        let due = |arrival: &Arrival| arrival.until.min(arrival.last + pause).min(arrival.end);
         let late = self.arrivals.values().map(due).min();
         let until = late.map_or(idle, |late| late.min(idle));
         let frame = tokio::time::timeout_at(until.into(), frames.message())
@@ -157,6 +160,7 @@ impl Reading {
             memory,
             last: self.came,
             until: self.came + session.limits.step_timeout(),
+            end: self.came + session.limits.idle_timeout(),
         });
         arrival.until += Duration::from_secs_f64(bytes as f64 / SLOWEST);
         let Some(message) = message else {

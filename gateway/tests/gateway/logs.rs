@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use chemxor_gateway::Limits;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::client::Heard;
+use super::client::{Heard, PATIENCE};
 use super::platform::{Platform, STEPS};
-use super::registry::TOKEN;
+use super::registry::{Mood, TOKEN};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -32,16 +32,52 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+impl Log {
+    /// Keeps what this thread logs, as long as the guard lives.
+    fn keep(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(self.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Waits until this stands in it.
+    async fn says(&self, text: &str) {
+        let said = async {
+            while !self.text().contains(text) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let said = tokio::time::timeout(PATIENCE, said).await;
+        said.unwrap_or_else(|_| panic!("{text:?} is not in the log"));
+    }
+}
+
+// one thread: the subscriber is this thread's own
+#[tokio::test]
+async fn why_the_watch_of_placements_broke_is_logged() {
+    let log = Log::default();
+    let _guard = log.keep();
+    let platform = Platform::start(&[0..3], Limits::default()).await;
+    platform.registry.tell();
+    log.says("placements learned").await;
+    platform.registry.set(Mood::Fails);
+    log.says("the watch of placements broke").await;
+    // what the double says of an open stream; one that it does not open it refuses
+    log.says("connection reset").await;
+}
+
 // one thread: the subscriber is this thread's own
 #[tokio::test]
 async fn logs_tell_sizes_and_never_contents() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.keep();
     let platform = Platform::start(&[0..3], Limits::default()).await;
     let mut client = platform.open().await;
     for step in 0..STEPS {
@@ -59,7 +95,7 @@ async fn logs_tell_sizes_and_never_contents() {
     assert_eq!(client.hear().await, Heard::End);
     platform.sessions(0).await;
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     for secret in [TOKEN, "canary", "answer 1/0"] {
         assert!(!text.contains(secret), "{secret:?} is in the log");
     }

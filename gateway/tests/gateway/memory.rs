@@ -93,6 +93,29 @@ async fn a_message_that_comes_too_slowly_ends_its_session() {
     platform.sessions(0).await;
 }
 
+/// However well it goes on: a long message that takes for ever keeps the memory of a whole organisation.
+#[tokio::test]
+async fn a_message_that_takes_too_long_ends_its_session() {
+    let limits = Limits {
+        idle_timeout_ms: 500,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    let begun = Instant::now();
+    let heard = loop {
+        // far more than the slowest rate, far less than the message
+        client.chunk(1, 0, MAX_STEP_BYTES, &[7; 4096]).await;
+        let next = tokio::time::timeout(Duration::from_millis(20), client.hear());
+        match next.await {
+            Ok(heard) => break heard,
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "it is still waited for"),
+        }
+    };
+    assert_eq!(heard, LIMIT);
+    platform.sessions(0).await;
+}
+
 #[tokio::test]
 async fn frames_that_concern_no_query_do_not_keep_a_session_open() {
     let limits = Limits {

@@ -268,6 +268,25 @@ async fn who_opens_and_says_nothing_takes_no_session_from_others() {
     assert!(opening.await.unwrap().is_err());
 }
 
+/// A network that loses the first frame is slow; it speaks no other protocol, and may try again.
+#[tokio::test]
+async fn who_opens_too_slowly_may_open_again() {
+    let limits = Limits {
+        registry_timeout_ms: 200,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let slow = Subject::Client("slow".parse().unwrap());
+    let channel = platform.connect(&slow).await;
+    let (_frames, receiver) = mpsc::channel::<v1::ClientFrame>(1);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    let token = format!("Bearer {TOKEN}").parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    let refused = QueryClient::new(channel).session(request).await;
+    let expected = Heard::Refused(Code::ResourceExhausted, Some(ErrorId::SessionLimit));
+    assert_eq!(refusal(&refused.err().unwrap()), expected);
+}
+
 fn chunk_frame() -> v1::ClientFrame {
     v1::ClientFrame {
         kind: Some(chunk(1, 1)),

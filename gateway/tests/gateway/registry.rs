@@ -73,12 +73,18 @@ pub(crate) struct Known {
     pub(crate) manifest: Vec<u8>,
     pub(crate) placements: Mutex<Vec<v1::Placement>>,
     pub(crate) workers: Mutex<Vec<v1::Worker>>,
+    /// Versions that views list beside the one that is served.
+    pub(crate) others: Mutex<Vec<v1::VersionPlacements>>,
     pub(crate) mood: watch::Sender<Mood>,
     /// Whether views leave the version out.
     pub(crate) unlisted: AtomicBool,
     /// Whose sessions are counted together.
     pub(crate) organisation: Mutex<String>,
     pub(crate) checks: AtomicUsize,
+    /// Checks that were answered.
+    pub(crate) answered: watch::Sender<usize>,
+    /// Whether checks fail as if the registry were away.
+    pub(crate) fails_checks: AtomicBool,
     pub(crate) ledger: Mutex<Ledger>,
     /// Told when placements or workers change; nobody hears of it before.
     pub(crate) changed: watch::Sender<u64>,
@@ -97,10 +103,10 @@ impl Known {
             version: self.version(),
             placements: self.placements.lock().unwrap().clone(),
         };
-        let versions = match self.unlisted.load(Ordering::SeqCst) {
-            true => Vec::new(),
-            false => vec![version],
-        };
+        let mut versions = self.others.lock().unwrap().clone();
+        if !self.unlisted.load(Ordering::SeqCst) {
+            versions.push(version);
+        }
         v1::PlacementView {
             versions,
             workers: self.workers.lock().unwrap().clone(),
@@ -233,6 +239,10 @@ impl Control for RegistryDouble {
     ) -> Result<Response<v1::CheckSessionResponse>, Status> {
         self.0.checks.fetch_add(1, Ordering::SeqCst);
         self.0.answer().await?;
+        if self.0.fails_checks.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("connection refused"));
+        }
+        self.0.answered.send_modify(|count| *count += 1);
         assert_eq!(request.get_ref().token_id, "t-1");
         assert_eq!(
             request.get_ref().certificate_subject,

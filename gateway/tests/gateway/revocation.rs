@@ -233,3 +233,64 @@ async fn a_change_of_rights_is_heard_of_at_the_next_step() {
     let expected = Heard::Refused(Code::Unauthenticated, Some(ErrorId::TokenRefused));
     assert_eq!(ended, expected);
 }
+
+/// The question that nobody waited for, because the registry had been away, was answered long before: it
+/// says nothing of what was taken away since.
+#[tokio::test]
+async fn an_answer_from_before_a_revocation_does_not_outlive_it() {
+    let platform = Platform::start(&[0..3], watchful()).await;
+    let mut client = platform.open().await;
+    platform.registry.fails_checks.store(true, Ordering::SeqCst);
+    client.ask(1, 0).await;
+    platform
+        .registry
+        .fails_checks
+        .store(false, Ordering::SeqCst);
+    // asked, and not waited for
+    client.ask(1, 1).await;
+    let mut asked = platform.registry.answered.subscribe();
+    let answered = asked.wait_for(|count| *count > 0);
+    let answered = tokio::time::timeout(PATIENCE, answered).await;
+    answered.expect("the registry answers").unwrap();
+    // over the same connection, so the answer has come, too
+    drop(platform.open().await);
+    platform.registry.set(Mood::Refuses(ErrorId::TokenRefused));
+    client.step(2, 0, b"x").await;
+    let expected = Heard::Refused(Code::Unauthenticated, Some(ErrorId::TokenRefused));
+    assert_eq!(client.hear().await, expected);
+}
+
+/// While the registry is away steps do not wait for it, but for those that come after the word that a
+/// right has changed.
+#[tokio::test]
+async fn a_change_of_rights_is_waited_for_although_the_registry_was_away() {
+    let limits = Limits {
+        recheck_ms: 1_000_000,
+        registry_timeout_ms: 2_000,
+        ..Limits::default()
+    };
+    let platform = Platform::start(&[0..3], limits).await;
+    let mut client = platform.open().await;
+    let checks = || platform.registry.checks.load(Ordering::SeqCst);
+    let mut query = 0;
+    platform.registry.tell();
+    while checks() == 0 {
+        query += 1;
+        whole(&mut client, query).await;
+    }
+    // a change is told, and the registry is away when it is asked for
+    platform.registry.fails_checks.store(true, Ordering::SeqCst);
+    platform.registry.tell_rights();
+    while checks() == 1 {
+        query += 1;
+        whole(&mut client, query).await;
+    }
+    platform
+        .registry
+        .fails_checks
+        .store(false, Ordering::SeqCst);
+    platform.registry.set(Mood::Refuses(ErrorId::TokenRefused));
+    client.step(query + 1, 0, b"x").await;
+    let expected = Heard::Refused(Code::Unauthenticated, Some(ErrorId::TokenRefused));
+    assert_eq!(client.hear().await, expected, "the very next step waits");
+}

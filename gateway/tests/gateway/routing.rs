@@ -1,10 +1,10 @@
 //! Placements that change while sessions run, and steps that several workers share.
 
-use chemxor_core::ErrorId;
+use chemxor_core::{ErrorId, VersionId};
 use chemxor_gateway::Limits;
 use chemxor_proto::v1;
 
-use super::client::{Heard, failed};
+use super::client::{Heard, PATIENCE, failed};
 use super::platform::{Platform, STEPS};
 use super::registry::Mood;
 use super::worker::{Deed, part};
@@ -105,6 +105,40 @@ async fn running_sessions_follow_the_placements_and_keep_them_while_the_registry
             client.ask(query, step).await;
         }
     }
+}
+
+/// Four times as long as any other answer of the registry may be.
+#[tokio::test]
+async fn a_long_view_is_read() {
+    let platform = Platform::start(&[0..3, 0..3], Limits::default()).await;
+    let both = platform.registry.placements.lock().unwrap().clone();
+    *platform.registry.placements.lock().unwrap() = both[..1].to_vec();
+    let mut client = platform.open().await;
+    client.ask(1, 0).await;
+    let of_nobody = v1::Placement {
+        worker: "x".repeat(1 << 20),
+        end_step: STEPS,
+        ..Default::default()
+    };
+    *platform.registry.others.lock().unwrap() = (0..8)
+        .map(|seed| v1::VersionPlacements {
+            version: VersionId::of(&[seed]).to_string(),
+            placements: vec![of_nobody.clone()],
+        })
+        .collect();
+    *platform.registry.placements.lock().unwrap() = both;
+    platform.registry.tell();
+    let learned = async {
+        let mut query = 1;
+        while platform.journal.of(query)[0].worker != "b" {
+            query += 1;
+            for step in 0..STEPS {
+                client.ask(query, step).await;
+            }
+        }
+    };
+    let learned = tokio::time::timeout(PATIENCE, learned).await;
+    learned.expect("the session is routed by the view");
 }
 
 #[tokio::test]
