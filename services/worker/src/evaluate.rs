@@ -10,9 +10,10 @@ use chemxor_fhe::server::{
     Blinds, PublicKeys, SealError, SeedLog, StateContext, StateKey, StepError,
 };
 use chemxor_runtime::traces::Parent;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::load::Model;
+use crate::models::release;
 use crate::partition::Worker;
 
 /// Query and step.
@@ -68,6 +69,13 @@ impl From<SealError> for Failure {
     }
 }
 
+fn unavailable(message: &str) -> Failure {
+    Failure {
+        id: ErrorId::WorkerUnavailable,
+        message: message.to_owned(),
+    }
+}
+
 /// Waits for the permits that the step takes, then evaluates it on the pool. Dropping the future
 /// while it waits gives the place up; once begun, a step is evaluated to its end.
 pub(crate) async fn evaluate(
@@ -78,32 +86,13 @@ pub(crate) async fn evaluate(
     worker: Arc<Worker>,
     limit: Duration,
 ) -> Result<Outcome, Failure> {
-    let unavailable = |message: &str| Failure {
-        id: ErrorId::WorkerUnavailable,
-        message: message.to_owned(),
-    };
     let asked = Instant::now();
-    let admitted = async {
-        // it may have been unloaded since the session began
-        let model = tokio::time::timeout(limit, worker.models.get(&session.version))
-            .await
-            .map_err(|_| unavailable(WAITED))?;
-        let model =
-            model.ok_or_else(|| unavailable("this worker does not hold the version any more"))?;
-        let weight = worker.weigh(model.permits(step));
-        let permits = worker.permits.clone().acquire_many_owned(weight);
-        let left = limit.saturating_sub(asked.elapsed());
-        let permit = tokio::time::timeout(left, permits)
-            .await
-            .map_err(|_| unavailable(WAITED))?
-            .map_err(|_| unavailable("the worker stops"))?;
-        Ok::<_, Failure>((model, weight, permit))
-    };
+    let admitted = tokio::time::timeout(limit, admit(&session, step, &worker));
     let (model, weight, permit) = tokio::select! {
         biased;
         // what waits is asked elsewhere
         () = worker.stop.cancelled() => return Err(unavailable("the worker stops")),
-        admitted = admitted => admitted?,
+        admitted = admitted => admitted.map_err(|_| unavailable(WAITED))??,
     };
     metrics::histogram!("chemxor_worker_wait_seconds").record(asked.elapsed());
     let busy = Busy::new(weight);
@@ -117,7 +106,7 @@ pub(crate) async fn evaluate(
             return;
         }
         if asked.elapsed() > limit {
-            drop((permit, busy));
+            drop((model, permit, busy));
             let _ = sender.send(Err(unavailable(WAITED)));
             return;
         }
@@ -148,6 +137,47 @@ pub(crate) async fn evaluate(
         id: ErrorId::Internal,
         message: "the evaluation ended without a result".to_owned(),
     })?
+}
+
+/// Waits for the permits of a step; gives them with the model and with how many they are.
+///
+/// What waits keeps no model in memory, or every version that is asked for would be there, whatever the
+/// limit. A version that was pushed out meanwhile is loaded again, without permits: those are for steps
+/// that can run. So that versions which push each other out get on, one at a time of the steps that this
+/// has happened to keeps its model while it waits.
+async fn admit(
+    session: &Session,
+    step: u32,
+    worker: &Worker,
+) -> Result<(Arc<Model>, u32, OwnedSemaphorePermit), Failure> {
+    let mut pushed_out = false;
+    loop {
+        // it may have been unloaded since the session began
+        let model = worker.models.get(&session.version).await;
+        let model =
+            model.ok_or_else(|| unavailable("this worker does not hold the version any more"))?;
+        let weight = worker.weigh(model.permits(step));
+        let keeper = if pushed_out {
+            worker.keeper.try_acquire().ok()
+        } else {
+            None
+        };
+        let kept = if keeper.is_some() {
+            Some(model)
+        } else {
+            release(model);
+            None
+        };
+        let permit = worker.permits.clone().acquire_many_owned(weight);
+        let permit = permit.await.map_err(|_| unavailable("the worker stops"))?;
+        let model = kept.or_else(|| worker.models.resident(&session.version));
+        // it may hold another part of the step by now, with another weight
+        let model = model.filter(|model| worker.weigh(model.permits(step)) == weight);
+        if let Some(model) = model {
+            return Ok((model, weight, permit));
+        }
+        pushed_out = true;
+    }
 }
 
 /// Makes a panic of a step its failure: one that leaves a job of the pool ends the process, and with it

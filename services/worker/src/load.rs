@@ -30,12 +30,30 @@ pub(crate) struct Model {
     pub(crate) rings: Vec<RingName>,
     pub(crate) steps: BTreeMap<u32, PreparedStep>,
     pub(crate) state_key: StateKey,
+    /// The last field, dropped when the weights have been.
+    resident: Resident,
+}
+
+/// Shows the memory that weights take for as long as they are there, on the shelf or only evaluated with.
+struct Resident(usize);
+
+impl Resident {
+    fn new(bytes: usize) -> Self {
+        metrics::gauge!("chemxor_worker_weights_bytes").increment(bytes as f64);
+        Self(bytes)
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        metrics::gauge!("chemxor_worker_weights_bytes").decrement(self.0 as f64);
+    }
 }
 
 impl Model {
     /// Memory that its weights take.
     pub(crate) fn bytes(&self) -> usize {
-        self.steps.values().map(PreparedStep::bytes).sum()
+        self.resident.0
     }
 
     /// Permits that an evaluation of a step takes here.
@@ -246,11 +264,13 @@ fn prepare(opened: Opened, sealed: Vec<Vec<u8>>) -> Result<Model, LoadError> {
             .map_err(|reason| LoadError::refused(&version, format!("step {step}: {reason}")))?;
         steps.insert(step, prepared);
     }
+    let resident = Resident::new(steps.values().map(PreparedStep::bytes).sum());
     Ok(Model {
         version,
         rings,
         steps,
         state_key,
+        resident,
     })
 }
 

@@ -90,7 +90,9 @@ impl Models {
             assigned: Mutex::default(),
             sizes: Mutex::default(),
             shelf: Mutex::new(Shelf::new(memory)),
-            refused: Mutex::default(),
+            refused: Mutex::new(Refusals::new(metrics::gauge!(
+                "chemxor_worker_versions_refused"
+            ))),
             loads: Loads::default(),
         }
     }
@@ -113,9 +115,15 @@ impl Models {
         None
     }
 
-    /// The version, if it is in memory.
+    /// The version, if it is on the shelf.
     fn find(&self, version: &VersionId) -> Option<Arc<Model>> {
         lock(&self.shelf).get(version)
+    }
+
+    /// The version, if it is in memory or was pushed out but is still evaluated with.
+    pub(crate) fn resident(&self, version: &VersionId) -> Option<Arc<Model>> {
+        let mut shelf = lock(&self.shelf);
+        shelf.get(version).or_else(|| shelf.lent(version))
     }
 
     fn is_assigned(&self, version: &VersionId) -> bool {
@@ -281,12 +289,18 @@ impl Models {
             return Some(model);
         }
         let assignment = find(&lock(&self.assigned), &version).cloned()?;
+        // steps are still evaluated with it: a second one would only take memory
+        let lent = lock(&self.shelf).lent(&version);
+        if let Some(model) = lent {
+            let bytes = model.bytes();
+            return self.keep(begun, &assignment, model, bytes);
+        }
         let started = Instant::now();
         if !lock(&self.refused).allow(&version, &assignment, started) {
             return None;
         }
         let loaded = self.loader.load(version, &assignment).await;
-        let outcome = if loaded.is_ok() { "ok" } else { "refused" };
+        let outcome = outcome(&loaded);
         metrics::counter!("chemxor_worker_loads_total", "outcome" => outcome).increment(1);
         // the place is kept until the end of this
         let (model, _place) = match loaded {
@@ -351,13 +365,12 @@ impl Models {
         Some(model)
     }
 
-    /// Drops what was taken off the shelf, and shows what is left. Wiping takes its time, so it is
+    /// Drops what was taken off the shelf, and shows how many are left. Wiping takes its time, so it is
     /// done neither under a lock nor on a thread that serves streams.
     fn let_go(&self, taken: Taken<VersionId, Model>) {
         {
             // under the lock, so that an older state is never shown after a newer one
             let shelf = lock(&self.shelf);
-            metrics::gauge!("chemxor_worker_weights_bytes").set(shelf.bytes() as f64);
             metrics::gauge!("chemxor_worker_models").set(shelf.len() as f64);
         }
         if !taken.is_empty() {
@@ -366,6 +379,41 @@ impl Models {
     }
 }
 
+/// Lets go of a model on a thread that serves streams: if nobody else has it, it is wiped elsewhere.
+pub(crate) fn release(model: Arc<Model>) {
+    // not taken out of its place, which would leave a copy of the key there
+    if Arc::strong_count(&model) == 1 {
+        tokio::task::spawn_blocking(move || drop(model));
+    }
+}
+
+/// How a load counts. What the registry did not give is not refused: it is tried again.
+fn outcome<T>(loaded: &Result<T, LoadError>) -> &'static str {
+    match loaded {
+        Ok(_) => "ok",
+        Err(LoadError::Refused { .. }) => "refused",
+        Err(_) => "not_fetched",
+    }
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_registry_did_not_give_does_not_count_as_refused() {
+        let refused = LoadError::Refused {
+            version: "of a test".to_owned(),
+            reason: "the blob has another digest".to_owned(),
+        };
+        let away = tonic::Status::unavailable("the registry does not answer");
+        assert_eq!(outcome(&Ok(())), "ok");
+        assert_eq!(outcome::<()>(&Err(refused)), "refused");
+        assert_eq!(outcome::<()>(&Err(LoadError::Deadline)), "not_fetched");
+        assert_eq!(outcome::<()>(&Err(away.into())), "not_fetched");
+    }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Worker {
     /// Held while a step is evaluated: as many as it is heavy.
     pub(crate) permits: Arc<Semaphore>,
     most: u32,
+    /// Held by the one step that keeps its model in memory while it waits for permits.
+    pub(crate) keeper: Semaphore,
     /// Bytes of messages that one stream may take, incomplete ones and those under evaluation.
     pub(crate) stream_bytes: usize,
     pub(crate) tracer: Tracer,
@@ -57,6 +59,7 @@ impl PartitionService {
             models,
             permits: Arc::new(Semaphore::new(evaluations)),
             most: u32::try_from(evaluations).unwrap_or(u32::MAX),
+            keeper: Semaphore::new(1),
             stream_bytes: config.stream_memory(),
             tracer,
             stop,

@@ -3,7 +3,8 @@
 //! Steps of different queries run side by side on the rayon pool, each under as many permits as it
 //! is heavy. When the stream ends, or a step is cancelled or its time is over, an evaluation that
 //! has not begun is dropped; so a stop reaches the pool within one step. When the worker stops, what
-//! has not begun is refused, for the gateway to ask elsewhere.
+//! has not begun is refused, for the gateway to ask elsewhere, and so is what comes until the rest has
+//! ended.
 //!
 //! Memory of a stream is bounded: its messages, incomplete ones and those under evaluation, take at
 //! most `stream_memory_mib`, and a finished step keeps its place until its reply is queued.
@@ -61,7 +62,7 @@ impl Partial {
 enum End {
     /// The gateway does not listen any more.
     Gone,
-    /// The worker stops.
+    /// The worker stops, and nothing is left to answer.
     Stops,
     Refused(Status),
 }
@@ -89,7 +90,8 @@ pub(crate) async fn run(
         serial,
     };
     // its version may have to be loaded first
-    let prepared = life.unless_over(prepare(open, &worker.models, trace));
+    let prepared = prepare(open, &worker.models, trace);
+    let prepared = life.unless_over(worker.stop.cancelled(), prepared);
     let session = match prepared.await {
         Ok(session) => Arc::new(session?),
         Err(End::Gone) => return Ok(()),
@@ -117,12 +119,7 @@ async fn serve(
             running.values().for_each(CancellationToken::cancel);
             Err(status)
         }
-        Err(End::Stops) => {
-            // what has begun ends; the gateway asks the rest elsewhere
-            tasks.close();
-            tasks.wait().await;
-            Err(stops())
-        }
+        Err(End::Stops) => Err(stops()),
     }
 }
 
@@ -135,12 +132,16 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Waits for something, unless the stream ends before.
-    async fn unless_over<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
+    /// Waits for something, unless the stream ends before; `stopped` is when the worker's stop ends it.
+    async fn unless_over<T>(
+        &self,
+        stopped: impl Future<Output = ()>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, End> {
         tokio::select! {
             biased;
             () = self.replies.closed() => Err(End::Gone),
-            () = self.worker.stop.cancelled() => Err(End::Stops),
+            () = stopped => Err(End::Stops),
             refused = self.worker.models.denied.until_refused(self.serial) => Err(refused.into()),
             done = work => Ok(done),
         }
@@ -160,8 +161,17 @@ async fn read(
     let mut partial: HashMap<At, Partial> = HashMap::new();
     let slots = Arc::new(Semaphore::new(MAX_PENDING));
     let memory = Arc::new(Semaphore::new(worker.stream_bytes));
+    // reading goes on until what has begun has ended: the evaluation of a step that comes sees the stop,
+    // so the step is refused at once and does not lie here unread
+    let stopped = async {
+        worker.stop.cancelled().await;
+        tasks.close();
+        tasks.wait().await;
+    };
+    tokio::pin!(stopped);
     loop {
-        let Some(request) = life.unless_over(stream.message()).await?? else {
+        let request = life.unless_over(stopped.as_mut(), stream.message());
+        let Some(request) = request.await?? else {
             return Ok(());
         };
         let chunk = match request.kind {
@@ -185,14 +195,14 @@ async fn read(
         }
         // waiting stops reading, and so the gateway; what is under evaluation gives its room back
         let room = memory.clone().acquire_many_owned(bytes as u32);
-        let Ok(held) = life.unless_over(room).await? else {
+        let Ok(held) = life.unless_over(stopped.as_mut(), room).await? else {
             return Ok(());
         };
         let Some((message, slot)) = assemble(&mut partial, chunk, held)? else {
             continue;
         };
         let slots = slots.clone().acquire_owned();
-        let Ok(pending) = life.unless_over(slots).await? else {
+        let Ok(pending) = life.unless_over(stopped.as_mut(), slots).await? else {
             return Ok(());
         };
         running.retain(|_, token| !token.is_cancelled());

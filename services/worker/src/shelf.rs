@@ -1,15 +1,17 @@
 //! Which models are kept in memory: the least recently used ones make room under a limit on bytes.
 //! Pure; what is taken off the shelf is given to the caller, who drops it, and with it wipes it, where
-//! that may take its time. It stays in memory while somebody evaluates with it.
+//! that may take its time. It stays in memory while somebody evaluates with it, beyond the limit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Values with their sizes, in the order of their last use.
 #[derive(Debug)]
 pub(crate) struct Shelf<K, V> {
     entries: HashMap<K, Entry<V>>,
+    /// What made room for others, for as long as somebody still has it.
+    lent: HashMap<K, Weak<V>>,
     /// Counts uses; larger is more recent.
     clock: u64,
     bytes: usize,
@@ -30,6 +32,7 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: HashMap::new(),
+            lent: HashMap::new(),
             clock: 0,
             bytes: 0,
             limit,
@@ -42,6 +45,11 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
         self.clock += 1;
         entry.used = self.clock;
         Some(entry.value.clone())
+    }
+
+    /// A value that made room for others while somebody still has it.
+    pub(crate) fn lent(&self, key: &K) -> Option<Arc<V>> {
+        self.lent.get(key)?.upgrade()
     }
 
     pub(crate) fn contains(&self, key: &K) -> bool {
@@ -70,8 +78,12 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
             let Some(oldest) = oldest.map(|(key, _)| *key) else {
                 break;
             };
-            made_room.extend(self.remove(&oldest));
+            if let Some((oldest, value)) = self.remove(&oldest) {
+                self.lent.insert(oldest, Arc::downgrade(&value));
+                made_room.push((oldest, value));
+            }
         }
+        self.lent.remove(&key);
         self.clock += 1;
         let used = self.clock;
         self.bytes += bytes;
@@ -86,7 +98,7 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
         Some((*key, removed.value))
     }
 
-    /// Takes everything off that is not wanted.
+    /// Takes everything off that is not wanted. What was lent of it is not given out any more.
     pub(crate) fn retain(&mut self, wanted: impl Fn(&K) -> bool) -> Taken<K, V> {
         let mut gone: Vec<K> = self
             .entries
@@ -95,11 +107,9 @@ impl<K: Copy + Eq + Hash + Ord, V> Shelf<K, V> {
             .filter(|key| !wanted(key))
             .collect();
         gone.sort_unstable();
+        self.lent
+            .retain(|key, value| wanted(key) && value.strong_count() > 0);
         gone.iter().filter_map(|key| self.remove(key)).collect()
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -135,7 +145,27 @@ mod tests {
         assert!(!shelf.could_hold(500));
         assert_eq!(keys(shelf.put(5, Arc::new("again"), 500)), [5]);
         assert_eq!(keys(shelf.retain(|_| false)), [5]);
-        assert_eq!((shelf.bytes(), shelf.len()), (0, 0));
+        assert_eq!((shelf.bytes, shelf.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_made_room_is_known_while_somebody_has_it_and_it_is_wanted() {
+        let mut shelf = Shelf::new(100);
+        shelf.put(1, Arc::new("first"), 60);
+        let in_use = shelf.get(&1).unwrap();
+        assert!(shelf.lent(&1).is_none(), "it is on the shelf");
+        shelf.put(2, Arc::new("second"), 60);
+        assert!(shelf.get(&1).is_none());
+        let lent = shelf.lent(&1).unwrap();
+        assert!(Arc::ptr_eq(&lent, &in_use));
+        // it goes back, and the other one, which nobody has, is no more
+        shelf.put(1, lent, 60);
+        assert!(shelf.lent(&1).is_none() && shelf.lent(&2).is_none());
+        shelf.put(3, Arc::new("third"), 60);
+        assert!(shelf.lent(&1).is_some());
+        shelf.retain(|key| *key != 1);
+        assert!(shelf.lent(&1).is_none(), "it is not wanted any more");
+        drop(in_use);
     }
 
     proptest! {
@@ -157,8 +187,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(shelf.len(), sizes.len());
-                prop_assert_eq!(shelf.bytes(), sizes.values().sum::<usize>());
-                prop_assert!(shelf.bytes() <= 100 || shelf.len() == 1);
+                prop_assert_eq!(shelf.bytes, sizes.values().sum::<usize>());
+                prop_assert!(shelf.bytes <= 100 || shelf.len() == 1);
             }
         }
     }

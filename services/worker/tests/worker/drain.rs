@@ -1,5 +1,8 @@
 //! Readiness, and the end of a worker.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use chemxor_core::ErrorId;
 use tonic::Code;
 
@@ -9,7 +12,7 @@ use super::platform::{
 };
 use super::pool::HeldPool;
 use super::registry::Known;
-use super::stream::Heard;
+use super::stream::{Heard, message};
 
 #[tokio::test]
 async fn a_worker_that_stops_ends_what_runs_and_refuses_what_waits() {
@@ -42,6 +45,54 @@ async fn a_worker_that_stops_ends_what_runs_and_refuses_what_waits() {
     // it drains: not ready, and alive
     assert_eq!(platform.page("/readyz").await, 503);
     assert_eq!(platform.page("/livez").await, 200);
+    drop(pool);
+    assert_eq!(stream.answer().await.0, (1, 0));
+    let last = stream.hear().await;
+    let stops = Some(ErrorId::WorkerUnavailable);
+    assert!(
+        matches!(last, Heard::Refused(Code::Unavailable, id) if id == stops),
+        "{last:?}"
+    );
+    drop(stream);
+    let ended = tokio::time::timeout(PATIENCE, platform.worker.wait()).await;
+    ended.expect("the worker ends").unwrap();
+    assert_eq!(metric(EVALUATED), 1);
+}
+
+/// A gateway may send steps until it has heard of the stop; another replica has time for them now.
+#[tokio::test]
+async fn what_comes_while_a_worker_stops_is_refused_before_the_rest_has_ended() {
+    // more than a stream may have under evaluation
+    const LAST: u64 = 300;
+    let model = Model::light("on", 0b1111_0110);
+    let options = Options {
+        evaluations: Some(1),
+        ..Options::default()
+    };
+    let platform = Platform::serving(options, &[&model]).await;
+    let mut stream = platform.open(&model).await;
+    let pool = HeldPool::hold();
+    stream.first_step(&model, 1).await;
+    until_metric(BUSY, 1).await;
+    let message = message(&model);
+    let (before, after) = message.split_at(message.len() / 2);
+    let part = Bytes::copy_from_slice;
+    stream.chunk((2, 0), message.len(), part(before)).await;
+    platform.stop.cancel();
+    stream.chunk((2, 0), message.len(), part(after)).await;
+    for query in 3..=LAST {
+        stream.step((query, 0), &message, Vec::new(), 0).await;
+    }
+    let mut refused = BTreeSet::new();
+    for _ in 2..=LAST {
+        match stream.hear().await {
+            Heard::Failed(at, id, true) if id == "CX-Q06" => refused.insert(at),
+            other => panic!("it is asked elsewhere, got {other:?}"),
+        };
+    }
+    let sent: BTreeSet<_> = (2..=LAST).map(|query| (query, 0)).collect();
+    assert_eq!(refused, sent);
+    assert_eq!(metric(BUSY), 1, "the first one has not ended");
     drop(pool);
     assert_eq!(stream.answer().await.0, (1, 0));
     let last = stream.hear().await;
