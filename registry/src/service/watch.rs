@@ -1,7 +1,9 @@
 //! The stream of placement views: the table is read once a second and sent when it has changed. Between
 //! two reads the stream says at once, to whoever asked for it, that a right has changed. A read that
-//! fails is tried again; the gateway keeps the last view meanwhile. When the registry stops the stream
-//! ends, so that no gateway holds up the stop.
+//! fails is tried again, but not for long: a gateway that hears nothing takes its last view for what
+//! holds. So the stream ends with the error: the gateway knows that it is not told any more, says so in
+//! its metrics, and asks again, where there are several of another registry. When the registry stops
+//! the stream ends, too, so that no gateway holds up the stop.
 
 use std::time::Duration;
 
@@ -13,10 +15,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::store::Store;
+use crate::RegistryError;
+use crate::store::{Store, silent};
 
 /// How often the table is read for each gateway.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a read may take: a database that has vanished never answers.
+const READ: Duration = Duration::from_secs(4);
+/// A stream whose reads have failed for so long ends.
+const STALE: Duration = Duration::from_secs(4);
 /// Changes of rights that come closer together than this are told as one: each word makes every session
 /// ask once, so that many changes must not become many words.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -25,6 +32,8 @@ struct Watching {
     store: Store,
     /// The view that was sent.
     last: v1::PlacementView,
+    /// When the table was last read.
+    read: Instant,
     /// When the table is read again.
     due: Instant,
     /// Changes of rights, for those who want to hear of them.
@@ -40,25 +49,31 @@ pub(super) async fn views(
     stop: CancellationToken,
 ) -> Result<BoxStream<'static, Result<v1::PlacementView, Status>>, Status> {
     let changes = store.rights_changes();
-    let first = store.placement_view().await?;
+    let first = read(&store).await?;
     let now = Instant::now();
     let watching = Watching {
         store,
         last: first.clone(),
+        read: now,
         due: now + PERIOD,
         rights: rights.then_some(changes),
         may_tell: now,
     };
-    let rest = stream::unfold(watching, |mut watching| async move {
+    let rest = stream::try_unfold(watching, |mut watching| async move {
         let message = watching.next().await;
-        Some((Ok(message), watching))
+        message.map(|message| Some((message, watching)))
     });
     let views = stream::once(async { Ok(first) }).chain(rest);
     Ok(views.take_until(stop.cancelled_owned()).boxed())
 }
 
+async fn read(store: &Store) -> Result<v1::PlacementView, RegistryError> {
+    let read = tokio::time::timeout(READ, store.placement_view()).await;
+    read.unwrap_or_else(|_| Err(silent().into()))
+}
+
 impl Watching {
-    async fn next(&mut self) -> v1::PlacementView {
+    async fn next(&mut self) -> Result<v1::PlacementView, Status> {
         loop {
             let (rights, may_tell) = (&mut self.rights, self.may_tell);
             let changed = async {
@@ -73,20 +88,24 @@ impl Watching {
                 () = sleep_until(self.due) => {}
                 () = changed => {
                     self.may_tell = Instant::now() + TOGETHER;
-                    return v1::PlacementView {
+                    return Ok(v1::PlacementView {
                         rights_only: true,
                         ..Default::default()
-                    };
+                    });
                 }
             }
-            let read = self.store.placement_view().await;
-            self.due = Instant::now() + PERIOD;
-            match read {
-                Ok(view) if view != self.last => {
-                    self.last.clone_from(&view);
-                    return view;
+            let view = read(&self.store).await;
+            let now = Instant::now();
+            self.due = now + PERIOD;
+            match view {
+                Ok(view) => {
+                    self.read = now;
+                    if view != self.last {
+                        self.last.clone_from(&view);
+                        return Ok(view);
+                    }
                 }
-                Ok(_) => {}
+                Err(error) if now - self.read >= STALE => return Err(error.into()),
                 Err(error) => tracing::warn!(%error, "placements cannot be read"),
             }
         }

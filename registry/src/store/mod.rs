@@ -26,11 +26,10 @@ mod workers;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::RegistryError;
@@ -39,6 +38,7 @@ pub use aliases::AliasChange;
 pub use blobs::MissingBlob;
 pub use cards::CardRow;
 pub use certificates::{CertificateRow, IssuedCertificate};
+pub(crate) use connection::silent;
 pub use organisations::{MemberRow, OrganisationRow};
 pub use quotas::{Quota, Usage};
 pub use reservations::{RESERVATION_LIFETIME, ReservationOrder, Reserved};
@@ -54,13 +54,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
-
-/// How long a call waits for a free connection.
-const ACQUIRE: Duration = Duration::from_secs(5);
-
-/// Settings of every connection. All statements are short: starting a parallel worker would take longer
-/// than what it saves.
-const SESSION: &str = "set statement_timeout = '20s'; set max_parallel_workers_per_gather = 0";
 
 /// GiB that drafts of one organisation may take, when nothing else is said.
 pub const DRAFT_GIB: u32 = 64;
@@ -117,14 +110,7 @@ impl Store {
         let mut upgrade = PgConnection::connect_with(&options).await?;
         MIGRATIONS.run(&mut upgrade).await?;
         upgrade.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(16)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(drop) })
-            })
-            .connect_with(options)
-            .await?;
+        let pool = connection::pool().connect_with(options).await?;
         Ok(Self {
             pool,
             signer: None,

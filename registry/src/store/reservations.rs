@@ -22,8 +22,9 @@ use crate::store::{Store, Tx};
 /// Most queries of one reservation that have not begun.
 const MAX_QUERIES: u64 = 10_000;
 
-/// How long a reservation is open without being renewed.
-pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(180);
+/// How long a reservation is open without being renewed: less than the two minutes for which a run waits
+/// when its gateway was killed and only one session is allowed.
+pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(90);
 
 /// What a gateway asks for.
 #[derive(Debug, Clone, Copy)]

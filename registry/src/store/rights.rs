@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chemxor_core::VersionId;
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -163,8 +163,13 @@ impl Rights {
     }
 
     async fn listen(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        // a pool of its own: what is cut off while it listens is said goodbye to without a time limit, and
+        // would hold a place among those of calls
+        let options = (*pool.connect_options()).clone();
+        let own = PgPoolOptions::new().max_connections(1);
+        let own = own.connect_lazy_with(options);
         let begin = async {
-            let mut listener = PgListener::connect_with(pool).await?;
+            let mut listener = PgListener::connect_with(&own).await?;
             listener.listen(CHANNEL).await?;
             Ok::<_, sqlx::Error>(listener)
         };

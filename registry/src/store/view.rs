@@ -20,7 +20,7 @@ impl Store {
              from versions v join models m on m.name = v.name
              left join (placements p join workers w on w.name = p.worker)
                  on p.version = v.digest and worker_serves(w, m.organisation)
-             where v.state in ('approved', 'deprecated')
+             where v.state in ('approved', 'deprecated') and coalesce(v.sunset_at > now(), true)
              order by v.digest, p.first_step, p.worker",
         )
         .fetch_all(tx.connection())

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::cluster::Database;
 use crate::logs::Log;
@@ -21,15 +22,15 @@ use crate::logs::Log;
 /// Longer than any test waits.
 const DRAIN_MS: u64 = 3_600_000;
 
-struct Registry {
-    running: RunningRegistry,
-    stop: CancellationToken,
+pub(crate) struct Registry {
+    pub(crate) running: RunningRegistry,
+    pub(crate) stop: CancellationToken,
     authority: DevAuthority,
     folder: TempDir,
 }
 
 impl Registry {
-    async fn start(database_url: String) -> Self {
+    pub(crate) async fn start(database_url: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = DevAuthority::create_or_load(folder.path()).unwrap();
         let stop = CancellationToken::new();
@@ -55,6 +56,14 @@ impl Registry {
             authority,
             folder,
         }
+    }
+
+    /// Control calls of a gateway.
+    pub(crate) async fn gateway(&self) -> ControlClient<Channel> {
+        let path = self.folder.path();
+        let files = self.authority.issue_to(&Subject::Gateway, path, "gateway");
+        let address = format!("localhost:{}", self.running.addr().port());
+        ControlClient::new(tls::connect(&address, &files.unwrap()).await.unwrap())
     }
 }
 
@@ -125,13 +134,7 @@ async fn a_gateway_that_watches_does_not_hold_up_the_stop() {
     let _guard = tracing::subscriber::set_default(log.clone());
     let database = Database::create().await;
     let registry = Registry::start(database.url.clone()).await;
-    let path = registry.folder.path();
-    let files = registry
-        .authority
-        .issue_to(&Subject::Gateway, path, "gateway");
-    let address = format!("localhost:{}", registry.running.addr().port());
-    let channel = tls::connect(&address, &files.unwrap()).await.unwrap();
-    let mut control = ControlClient::new(channel);
+    let mut control = registry.gateway().await;
     let watch = control
         .watch_placements(v1::WatchPlacementsRequest::default())
         .await;

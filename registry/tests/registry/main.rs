@@ -38,4 +38,5 @@ mod targets;
 mod tenants;
 mod tokens;
 mod uploads;
+mod views;
 mod workers;
