@@ -200,8 +200,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  chemxor man --output ~/.local/share/man/man1")]
     Man(ManArgs),
     /// Run a registry.
-    #[command(after_help = "Example:\n  chemxor registry --config deploy/registry.toml")]
-    Registry(ServiceArgs),
+    #[command(
+        after_help = "Examples:\n  chemxor registry --config deploy/registry.toml\n  chemxor registry --config deploy/registry.toml --first-token alice@acme --output admin.token"
+    )]
+    Registry(RegistryArgs),
     /// Run a gateway.
     #[command(after_help = "Example:\n  chemxor gateway --config deploy/gateway.toml")]
     Gateway(ServiceArgs),
@@ -414,6 +416,22 @@ pub(crate) struct ServiceArgs {
     /// Write the address it listens on to this file once it is up.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RegistryArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Make the token of the platform's first administrator and end; it is shown once. Refused while
+    /// any administrator has a living token.
+    #[arg(long, value_name = "SUBJECT", conflicts_with = "ready_file")]
+    pub(crate) first_token: Option<String>,
+    /// Days until that token ends.
+    #[arg(long, default_value_t = 90, requires = "first_token", value_parser = clap::value_parser!(u64).range(1..=366))]
+    pub(crate) days: u64,
+    /// Write that token to a new file, readable by you only, and do not show it.
+    #[arg(long, value_name = "FILE", requires = "first_token")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

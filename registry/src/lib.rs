@@ -43,7 +43,7 @@ use tonic::transport::Server;
 
 pub use error::RegistryError;
 use service::Services;
-use store::Store;
+use store::{PendingToken, Store};
 
 /// How often a silent peer is asked whether it is still there, and how long it may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -161,6 +161,17 @@ fn observed(routes: Routes) -> Routes {
         .into_axum_router()
         .fallback_service(all)
         .into()
+}
+
+/// Connects to the database, migrates it and makes the token of the first administrator; see
+/// [`Store::first_token`]. A registry may run meanwhile.
+pub async fn first_token(
+    config: &RegistryConfig,
+    subject: &str,
+    lifetime: Duration,
+) -> Result<PendingToken, RegistryError> {
+    let store = Box::pin(Store::connect(&config.database_url)).await?;
+    store.first_token(subject, lifetime).await
 }
 
 /// Connects to the database, migrates it and serves until `stop`.

@@ -381,7 +381,8 @@ impl Platform {
         self.workers[number] = Some(self.spawn("worker", &name, &config));
     }
 
-    /// Tokens straight from the store, as `chemxor up` makes them, and the client's profile.
+    /// The first administrator's token as on every platform, the others straight from the store, as
+    /// `chemxor up` makes them, and the client's profile.
     fn make_profile(&self) {
         use chemxor_core::{Role, RoleSet};
         let files = self
@@ -408,21 +409,39 @@ impl Platform {
             let url = self.cluster.url("postgres");
             let store = chemxor_registry::store::Store::connect(&url).await.unwrap();
             for role in Role::ALL.into_iter().filter(|role| role.is_token_role()) {
+                let subject = format!("{role}@test");
+                let path = self.local().join(format!("{role}.token"));
+                profile.push_str(&format!("{role} = {path:?}\n"));
+                if role == Role::Admin {
+                    self.make_first_token(&subject, &path);
+                    continue;
+                }
                 let life = Duration::from_secs(3600);
                 let roles = RoleSet::new([role]);
-                let subject = format!("{role}@test");
                 let token = store
                     .create_token("test", &subject, &roles, life)
                     .await
                     .unwrap();
                 let secret = token.secret;
-                let path = self.local().join(format!("{role}.token"));
                 chemxor_client::files::create_secret(&path, secret.as_bytes()).unwrap();
-                profile.push_str(&format!("{role} = {path:?}\n"));
             }
             store.close().await;
         });
         std::fs::write(self.local().join("profile.toml"), profile).unwrap();
+    }
+
+    fn make_first_token(&self, subject: &str, path: &Path) {
+        let config = self.path("registry.toml").display().to_string();
+        let path = path.display().to_string();
+        self.json(&[
+            "registry",
+            "--config",
+            &config,
+            "--first-token",
+            subject,
+            "--output",
+            &path,
+        ]);
     }
 
     /// Runs the command with this platform's home.

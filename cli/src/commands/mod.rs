@@ -79,7 +79,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         Command::Doctor => doctor::run(&home, format).await,
         Command::Completions(args) => help::completions(&args),
         Command::Man(args) => help::man(&args),
-        Command::Registry(args) => services::registry(&args).await,
+        Command::Registry(args) => services::registry(format, &args).await,
         Command::Gateway(args) => services::gateway(&args).await,
         Command::Worker(args) => services::worker(format, &args).await,
     }

@@ -1,5 +1,7 @@
 //! `org`, `consortium`, `member`, `token`.
 
+use std::path::Path;
+
 use anyhow::Result;
 use chemxor_client::files;
 use chemxor_proto::v1;
@@ -219,21 +221,40 @@ async fn create_token(home: &Home, format: Format, args: &TokenCreateArgs) -> Re
             models: args.models.clone(),
         })
         .await?;
+    if let Some(path) = &args.output {
+        files::create_secret(path, made.secret.as_bytes())?;
+    }
+    print_token(
+        format,
+        &made.token_id,
+        made.expires_unix_ms,
+        &made.secret,
+        args.output.as_deref(),
+    )
+}
+
+/// A token that was just made; shown unless it is in a file.
+pub(crate) fn print_token(
+    format: Format,
+    id: &str,
+    expires_unix_ms: i64,
+    secret: &str,
+    kept: Option<&Path>,
+) -> Result<()> {
     let mut value = json!({
-        "id": made.token_id, "expires_unix_ms": made.expires_unix_ms,
-        "expires": moment_json(made.expires_unix_ms), "output": args.output,
+        "id": id, "expires_unix_ms": expires_unix_ms,
+        "expires": moment_json(expires_unix_ms), "output": kept,
     });
-    match &args.output {
-        Some(path) => files::create_secret(path, made.secret.as_bytes())?,
-        None => value["token"] = made.secret.clone().into(),
+    if kept.is_none() {
+        value["token"] = secret.into();
     }
     output::print(format, &value, || {
-        say!("token id  {}", made.token_id);
-        say!("expires   {}", moment(made.expires_unix_ms));
-        match &args.output {
+        say!("token id  {id}");
+        say!("expires   {}", moment(expires_unix_ms));
+        match kept {
             Some(path) => say!("token     in {}, nowhere else", path.display()),
             None => {
-                say!("token     {}", made.secret);
+                say!("token     {secret}");
                 say!("it is not shown again: keep it in a file that only its holder may read");
             }
         }

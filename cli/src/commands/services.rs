@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use chemxor_client::files::create_secret;
 use chemxor_client::known_workers::grouped;
+use chemxor_registry::RegistryConfig;
 use chemxor_runtime::shutdown;
 use chemxor_worker::WorkerConfig;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::args::{Format, ServiceArgs, WorkerArgs};
+use crate::args::{Format, RegistryArgs, ServiceArgs, WorkerArgs};
+use crate::commands::org;
 use crate::output;
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -44,12 +48,46 @@ pub(crate) fn small_pages() {
     }
 }
 
-pub(crate) async fn registry(args: &ServiceArgs) -> Result<()> {
+pub(crate) async fn registry(format: Format, args: &RegistryArgs) -> Result<()> {
+    let config: RegistryConfig = read(&args.service.config)?;
+    if let Some(subject) = &args.first_token {
+        return first_token(format, &config, subject, args).await;
+    }
     small_pages();
-    let config = read(&args.config)?;
     let running = chemxor_registry::start(config, shutdown::signalled()).await?;
-    ready(args, running.addr())?;
+    ready(&args.service, running.addr())?;
     Ok(running.wait().await?)
+}
+
+async fn first_token(
+    format: Format,
+    config: &RegistryConfig,
+    subject: &str,
+    args: &RegistryArgs,
+) -> Result<()> {
+    let lifetime = Duration::from_secs(args.days * 86_400);
+    let pending = chemxor_registry::first_token(config, subject, lifetime).await?;
+    let secret = pending.token.secret.clone();
+    if let Some(path) = &args.output {
+        // kept before it counts: one that nobody has would stand in the way of the next
+        create_secret(path, secret.as_bytes())?;
+    }
+    let made = match pending.commit().await {
+        Ok(made) => made,
+        Err(error) => {
+            // it is no token
+            args.output.as_ref().map(std::fs::remove_file);
+            return Err(error.into());
+        }
+    };
+    let expires_unix_ms = (made.expires_at.unix_timestamp_nanos() / 1_000_000) as i64;
+    org::print_token(
+        format,
+        &made.id.to_string(),
+        expires_unix_ms,
+        &secret,
+        args.output.as_deref(),
+    )
 }
 
 pub(crate) async fn gateway(args: &ServiceArgs) -> Result<()> {

@@ -198,6 +198,75 @@ fn refused() -> RegistryError {
     )
 }
 
+impl Tx {
+    /// Writes a token, for whose holder there is a member afterwards.
+    pub(super) async fn insert_token(
+        &mut self,
+        actor: &str,
+        with: Option<Uuid>,
+        order: &TokenOrder<'_>,
+    ) -> Result<NewToken, RegistryError> {
+        let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
+        let (subject, roles) = (order.subject, order.roles);
+        if roles.is_empty() || roles.iter().any(|role| !role.is_token_role()) {
+            return Err(argument(
+                "a token has one or more of admin, org-admin, publisher, reviewer, querier, auditor",
+            ));
+        }
+        if order.lifetime.is_zero() || order.lifetime > Duration::from_secs(366 * 86_400) {
+            return Err(argument("a token lives one second to 366 days"));
+        }
+        if order.models.len() > 100
+            || order
+                .models
+                .iter()
+                .any(|name| name.parse::<ModelName>().is_err())
+        {
+            return Err(argument("a token is narrowed to at most 100 model names"));
+        }
+        let secret = token::generate()
+            .map_err(|error| RegistryError::refused(ErrorId::Internal, error.to_string()))?;
+        let digest = token::digest(&secret).ok_or(RegistryError::Corrupt("token"))?;
+        let id = Uuid::now_v7();
+        let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
+        self.add_member(order.organisation, subject, "person", &names)
+            .await?;
+        // by the database's clock, as it is checked: this machine's may be wrong
+        let row = sqlx::query(
+            "insert into tokens (id, subject, roles, digest, expires_at, organisation, models,
+                created_by, created_with)
+             values ($1, $2, $3, $4, now() + make_interval(secs => $5), $6, $7, $8, $9)
+             returning expires_at",
+        )
+        .bind(id)
+        .bind(subject)
+        .bind(&names)
+        .bind(digest.as_slice())
+        .bind(order.lifetime.as_secs_f64())
+        .bind(order.organisation)
+        .bind((!order.models.is_empty()).then_some(order.models))
+        .bind(actor)
+        .bind(with)
+        .fetch_one(self.connection())
+        .await?;
+        let expires_at = row.try_get("expires_at")?;
+        let detail = format!("for {}/{subject}: {}", order.organisation, names.join(" "));
+        let object = id.to_string();
+        self.audit(Event {
+            actor,
+            action: "token.create",
+            object: &object,
+            detail: &detail,
+        })
+        .await?;
+        Ok(NewToken {
+            id,
+            secret,
+            expires_at,
+        })
+    }
+}
+
 impl Store {
     /// Makes a token in the organisation `default`, for operators who hold the store itself. `actor`
     /// stands in the audit log.
@@ -215,8 +284,10 @@ impl Store {
             models: &[],
             lifetime,
         };
-        let tx = self.begin("create token").await?;
-        self.make_token(tx, actor, None, &order).await
+        let mut tx = self.begin("create token").await?;
+        let token = tx.insert_token(actor, None, &order).await?;
+        tx.commit().await?;
+        Ok(token)
     }
 
     /// Makes a token on behalf of an administrator. It gives an absent person membership; one who is
@@ -246,75 +317,9 @@ impl Store {
             return Err(RegistryError::refused(ErrorId::ArgumentInvalid, message));
         }
         let with = (!caller.id.is_nil()).then_some(caller.id);
-        self.make_token(tx, &caller.actor(), with, order).await
-    }
-
-    async fn make_token(
-        &self,
-        mut tx: Tx,
-        actor: &str,
-        with: Option<Uuid>,
-        order: &TokenOrder<'_>,
-    ) -> Result<NewToken, RegistryError> {
-        let argument = |message: &str| RegistryError::refused(ErrorId::ArgumentInvalid, message);
-        let (subject, roles) = (order.subject, order.roles);
-        if roles.is_empty() || roles.iter().any(|role| !role.is_token_role()) {
-            return Err(argument(
-                "a token has one or more of admin, org-admin, publisher, reviewer, querier, auditor",
-            ));
-        }
-        if order.lifetime.is_zero() || order.lifetime > Duration::from_secs(366 * 86_400) {
-            return Err(argument("a token lives one second to 366 days"));
-        }
-        if order.models.len() > 100
-            || order
-                .models
-                .iter()
-                .any(|name| name.parse::<ModelName>().is_err())
-        {
-            return Err(argument("a token is narrowed to at most 100 model names"));
-        }
-        let secret = token::generate()
-            .map_err(|error| RegistryError::refused(ErrorId::Internal, error.to_string()))?;
-        let digest = token::digest(&secret).ok_or(RegistryError::Corrupt("token"))?;
-        let id = Uuid::now_v7();
-        let names: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
-        tx.add_member(order.organisation, subject, "person", &names)
-            .await?;
-        // by the database's clock, as it is checked: this machine's may be wrong
-        let row = sqlx::query(
-            "insert into tokens (id, subject, roles, digest, expires_at, organisation, models,
-                created_by, created_with)
-             values ($1, $2, $3, $4, now() + make_interval(secs => $5), $6, $7, $8, $9)
-             returning expires_at",
-        )
-        .bind(id)
-        .bind(subject)
-        .bind(&names)
-        .bind(digest.as_slice())
-        .bind(order.lifetime.as_secs_f64())
-        .bind(order.organisation)
-        .bind((!order.models.is_empty()).then_some(order.models))
-        .bind(actor)
-        .bind(with)
-        .fetch_one(tx.connection())
-        .await?;
-        let expires_at = row.try_get("expires_at")?;
-        let detail = format!("for {}/{subject}: {}", order.organisation, names.join(" "));
-        let object = id.to_string();
-        tx.audit(Event {
-            actor,
-            action: "token.create",
-            object: &object,
-            detail: &detail,
-        })
-        .await?;
+        let token = tx.insert_token(&caller.actor(), with, order).await?;
         tx.commit().await?;
-        Ok(NewToken {
-            id,
-            secret,
-            expires_at,
-        })
+        Ok(token)
     }
 
     /// Tokens of an organisation, newest first.

@@ -206,3 +206,56 @@ async fn a_token_that_was_pasted_into_a_note_or_a_name_is_refused() {
         .await
         .unwrap();
 }
+
+/// The living tokens of administrators are those that a platform starts with, `adam`'s among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_token_is_made_only_while_no_administrator_has_one() {
+    let platform = Platform::start().await;
+    let store = platform.store();
+    let first = |subject: &'static str| async move { store.first_token(subject, DAY).await };
+    let refused = |made: Result<_, chemxor_registry::RegistryError>| {
+        let error = made.err().unwrap();
+        assert_eq!(error.id(), ErrorId::RoleMissing);
+        error.to_string()
+    };
+    let said = refused(first("eve").await.map(drop));
+    assert!(said.contains("default/adam"), "{said}");
+
+    let mut database = PgConnection::connect(&platform.database.url).await.unwrap();
+    sqlx::query("update tokens set revoked_at = now() where 'admin' = any(roles)")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    // what is not committed is no token, and keeps nobody out
+    let lost = first("lost").await.unwrap();
+    assert_eq!(
+        platform.lists_with(&lost.token.secret).await,
+        Err(ErrorId::TokenRefused)
+    );
+    let secret = lost.token.secret.clone();
+    drop(lost);
+    assert_eq!(
+        platform.lists_with(&secret).await,
+        Err(ErrorId::TokenRefused)
+    );
+
+    // of two at the same time one is the first
+    let make = |subject| async move { first(subject).await?.commit().await };
+    let both = tokio::join!(make("alice"), make("bob"));
+    let (made, other) = match both {
+        (Ok(made), other) => (made, other),
+        (other, Ok(made)) => (made, other),
+        _ => panic!("neither was made"),
+    };
+    refused(other.map(drop));
+    let caller = store.find_token(&made.secret).await.unwrap();
+    let suspend = store.set_organisation(&caller, "acme", false).await;
+    assert!(suspend.is_ok(), "an administrator of the platform");
+
+    // a lost one keeps nobody out for ever
+    sqlx::query("update members set removed_at = now() where subject in ('alice', 'bob')")
+        .execute(&mut database)
+        .await
+        .unwrap();
+    make("carol").await.unwrap();
+}
