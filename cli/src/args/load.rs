@@ -31,10 +31,12 @@ pub(crate) struct LoadArgs {
     /// Seconds of a window; a level ends when the throughput of three windows agrees, and these are
     /// reported. Throughput is the answers that came in the three, over their time. Latency, failures
     /// and wrong answers are of the queries that were due or sent in them, also where the answer came
-    /// later: it is waited for.
+    /// later: it is waited for. In the latencies a query that failed counts with its time until then, and
+    /// at least as much as the slowest answer.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) window: f64,
-    /// How far the throughput of a window may be from the mean of the three, as a share of it.
+    /// How far the throughput of a window may be from the mean of the three, as a share of it. With a
+    /// rate also how far this mean may be from the rate: a service that does not keep up is not steady.
     #[arg(long, default_value_t = 0.1)]
     pub(crate) stable: f64,
     /// Windows after which a level ends in any case.

@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use chemxor_client::health::{self, Health};
-use chemxor_client::{Access, catalog, files};
+use chemxor_client::{catalog, files};
+use chemxor_core::{Action, Role, allowed};
 use chemxor_proto::PROTOCOL_VERSION;
 use chemxor_runtime::postgres;
+use chemxor_runtime::tls::TlsFiles;
 use indicatif::HumanBytes;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
@@ -25,6 +27,10 @@ const CLOCK: Duration = Duration::from_secs(60);
 const SOON: i64 = 7 * 86_400;
 /// Free bytes that a platform needs, and that are comfortable.
 const DISK: [u64; 2] = [100 << 20, 1 << 30];
+/// The role that most profiles have a token for.
+const QUERIER: &str = "querier";
+/// The fix for a profile with no token that may read the catalogue.
+const NO_READER: &str = "ask an administrator for a token with the role querier, and add it under [tokens] in profile.toml: querier = \"FILE\"";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -97,7 +103,7 @@ pub(crate) async fn run(home: &Home, format: Format) -> Result<()> {
             );
             certificates(&folder, &profile, &mut report);
             tokens(&folder, &profile, &mut report);
-            services(home, &profile, &mut report).await;
+            services(home, &folder, &profile, &mut report).await;
         }
     }
     let failed = report
@@ -310,11 +316,12 @@ fn tokens(folder: &Path, profile: &Profile, report: &mut Report) {
     }
 }
 
-async fn services(home: &Home, profile: &Profile, report: &mut Report) {
-    let access = match home.registry("querier") {
-        Ok(access) => access,
-        // the check of tokens has failed
-        Err(_) => return,
+async fn services(home: &Home, folder: &Path, profile: &Profile, report: &mut Report) {
+    // no token is needed to ask a service how it is
+    let tls = TlsFiles {
+        ca: folder.join(&profile.ca),
+        cert: folder.join(&profile.cert),
+        key: folder.join(&profile.key),
     };
     let start = if home.profile_name() == LOCAL {
         "start the platform with `chemxor up`".to_owned()
@@ -325,7 +332,7 @@ async fn services(home: &Home, profile: &Profile, report: &mut Report) {
         ("registry", &profile.registry),
         ("gateway", &profile.gateway),
     ] {
-        match health::check(address, &access.tls).await {
+        match health::check(address, &tls).await {
             Err(error) => report.failed(name, error.to_string(), start.clone()),
             Ok(health) => one_service(name, address, &health, report),
         }
@@ -335,7 +342,7 @@ async fn services(home: &Home, profile: &Profile, report: &mut Report) {
         .iter()
         .any(|check| check.name == "registry" && check.state == State::Ok)
     {
-        database(&access, report).await;
+        database(home, profile, report).await;
     }
 }
 
@@ -397,12 +404,109 @@ fn one_service(name: &'static str, address: &str, health: &Health, report: &mut 
     }
 }
 
-async fn database(access: &Access, report: &mut Report) {
-    match catalog::list(access).await {
+/// The role whose token reads the catalogue: the querier's where the profile has one, else the first
+/// that may.
+fn reader(profile: &Profile) -> Option<&str> {
+    let may_read = |name: &&str| {
+        let role = name.parse::<Role>();
+        role.is_ok_and(|role| allowed(role, Action::ReadCatalogue))
+    };
+    let names = profile.tokens.keys().map(String::as_str);
+    names.filter(may_read).min_by_key(|name| *name != QUERIER)
+}
+
+async fn database(home: &Home, profile: &Profile, report: &mut Report) {
+    let role = reader(profile);
+    let access = match home.registry(role.unwrap_or(QUERIER)) {
+        Ok(access) => access,
+        Err(error) => {
+            let fix = match role {
+                Some(_) => "do what the message says",
+                None => NO_READER,
+            };
+            let found = format!("the catalogue was not read: {error:#}");
+            report.add("database", State::Warning, found, fix);
+            return;
+        }
+    };
+    match catalog::list(&access).await {
         Ok(models) => report.ok(
             "database",
             format!("the registry lists {} models for you", models.len()),
         ),
         Err(error) => report.failed("database", error.to_string(), "do what the message says"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Args;
+
+    /// A home whose profile has tokens for these roles, and no certificate.
+    fn home(folder: &Path, roles: &[&str]) -> Home {
+        let place = folder.to_str().unwrap();
+        let args = ["chemxor", "--home", place, "--profile", "prod", "doctor"];
+        let home = Home::of(&Args::try_parse_from(args).unwrap()).unwrap();
+        let own = home.profile_folder();
+        std::fs::create_dir_all(&own).unwrap();
+        let token = |role: &&str| {
+            let file = PathBuf::from(format!("{role}.token"));
+            files::create_secret(&own.join(&file), b"secret").unwrap();
+            ((*role).to_owned(), file)
+        };
+        let profile = Profile {
+            registry: "localhost:1".to_owned(),
+            gateway: "localhost:1".to_owned(),
+            ca: "ca.pem".into(),
+            cert: "client.pem".into(),
+            key: "client.key".into(),
+            model: None,
+            tokens: roles.iter().map(token).collect(),
+        };
+        profile.write(&own).unwrap();
+        home
+    }
+
+    #[tokio::test]
+    async fn services_are_looked_at_whatever_tokens_a_profile_has() {
+        for roles in [&["admin"][..], &["auditor"], &[]] {
+            let place = tempfile::tempdir().unwrap();
+            let home = home(place.path(), roles);
+            let (folder, profile) = home.profile().unwrap();
+            let mut report = Report::default();
+            services(&home, &folder, &profile, &mut report).await;
+            let found = report.0.iter().map(|check| (check.name, check.state));
+            let expected = ["registry", "gateway"].map(|name| (name, State::Failed));
+            assert!(found.eq(expected), "{roles:?}: {:?}", report.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_catalogue_is_read_with_a_token_that_may_and_else_the_report_says_so() {
+        for (roles, expected) in [
+            ("admin", Some("admin")),
+            ("admin querier", Some("querier")),
+            ("auditor publisher", Some("publisher")),
+            ("auditor", None),
+            ("", None),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            let roles: Vec<&str> = roles.split_whitespace().collect();
+            let home = home(place.path(), &roles);
+            let (_, profile) = home.profile().unwrap();
+            assert_eq!(reader(&profile), expected, "{roles:?}");
+            if expected.is_none() {
+                let mut report = Report::default();
+                database(&home, &profile, &mut report).await;
+                let [check] = &report.0[..] else {
+                    panic!("{roles:?}: {:?}", report.0);
+                };
+                assert_eq!((check.name, check.state), ("database", State::Warning));
+                assert!(check.fix.contains("role querier"), "{}", check.fix);
+            }
+        }
     }
 }

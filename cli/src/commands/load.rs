@@ -16,12 +16,13 @@ use crate::args::{Format, LoadArgs};
 use crate::commands::query::predictor;
 use crate::home::Home;
 use crate::output::{self, Bar};
-use level::{Level, Mode, Outcome, Sample, fits, summarise, verdict, write_csv};
+use level::{
+    Level, Mode, Outcome, Pace, STEADY, Sample, fits, pace, summarise, throughput, verdict,
+    write_csv,
+};
 
 mod level;
 
-/// Windows whose throughput must agree before a level counts as steady.
-const STEADY: usize = 3;
 /// How long a query that is due may wait until it can be sent; then it counts as failed, so that a level
 /// comes to its end also where much more is asked than is ever answered. Those that were sent have the
 /// client's own limits.
@@ -220,7 +221,7 @@ async fn keep_rate<F>(
     while tasks.join_next().await.is_some() {}
 }
 
-/// Runs one level: windows until three in a row agree, then the three are what is reported.
+/// Runs one level: windows until the last three are steady, then the three are what is reported.
 async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -> Level {
     let (sender, mut samples) = mpsc::channel(4096);
     let (ended, end) = watch::channel(None);
@@ -240,10 +241,9 @@ async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -
     };
     let window = Duration::from_secs_f64(args.window);
     // where each window begins, and its throughput
-    let mut windows: Vec<(Instant, f64)> = Vec::new();
+    let (mut begins, mut throughputs) = (Vec::new(), Vec::new());
     let mut all = Vec::new();
-    let (steady, to) = loop {
-        let before = all.len();
+    let (found, to) = loop {
         while let Ok(Some(sample)) =
             tokio::time::timeout(window.saturating_sub(from.elapsed()), samples.recv()).await
         {
@@ -251,20 +251,12 @@ async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -
             bar.set(all.len() as u64, format!("{mode}"));
         }
         let to = Instant::now();
-        let answered = (all.len() - before) as f64;
-        windows.push((from, answered / (to - from).as_secs_f64()));
+        begins.push(from);
+        throughputs.push(throughput(&all, &(from..to)));
         from = to;
-        let last = windows.iter().rev().take(STEADY);
-        let rates: Vec<f64> = last.map(|(_, rate)| *rate).collect();
-        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-        let agree = rates
-            .iter()
-            .all(|rate| (rate - mean).abs() <= args.stable * mean);
-        if rates.len() == STEADY && mean > 0.0 && agree {
-            break (true, to);
-        }
-        if windows.len() >= args.max_windows.max(STEADY) {
-            break (false, to);
+        let found = pace(mode, &throughputs, args.stable);
+        if found == Pace::Steady || begins.len() >= args.max_windows.max(STEADY) {
+            break (found, to);
         }
     };
     ended.send_replace(Some(to));
@@ -272,8 +264,8 @@ async fn measure(load: &Arc<Load>, args: &LoadArgs, mode: Mode, bar: &mut Bar) -
         all.push(sample);
         bar.set(all.len() as u64, format!("{mode}"));
     }
-    let (first, _) = windows[windows.len() - STEADY];
-    summarise(mode, steady, &all, &(first..to))
+    let first = begins[begins.len() - STEADY];
+    summarise(mode, found, &all, &(first..to))
 }
 
 pub(crate) async fn run(home: &Home, format: Format, args: &LoadArgs) -> Result<()> {
@@ -307,6 +299,10 @@ pub(crate) async fn run(home: &Home, format: Format, args: &LoadArgs) -> Result<
         done.push(measure(&load, args, mode, &mut bar).await);
     }
     bar.finish();
+    for level in done.iter().filter(|level| level.pace == Pace::Behind) {
+        let (rate, answered) = (level.level, level.queries_per_second);
+        tracing::warn!(rate, answered, "the service does not keep up");
+    }
     if let Some(path) = &args.output {
         write_csv(path, &done)?;
     }
@@ -318,9 +314,8 @@ fn print(levels: &[Level]) {
     let rows: Vec<Vec<String>> = levels
         .iter()
         .map(|level| {
-            let steady = if level.steady { "" } else { " (not steady)" };
             vec![
-                format!("{} {}{steady}", level.mode, level.level),
+                level.label(),
                 format!("{:.1}", level.queries_per_second),
                 format!("{:.2}", level.p50_ms),
                 format!("{:.2}", level.p95_ms),

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chemxor_client::batch::millis;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+/// Windows whose throughput must agree before a level counts as steady.
+pub(super) const STEADY: usize = 3;
 
 /// One query.
 pub(super) struct Sample {
@@ -47,8 +50,9 @@ pub(super) struct Level {
     pub(super) mode: &'static str,
     /// Queries at the same time, or queries a second.
     pub(super) level: f64,
-    /// Whether the throughput of three windows agreed before the time was over.
-    pub(super) steady: bool,
+    /// Whether the last windows were steady before the time was over.
+    #[serde(rename = "steady", serialize_with = "is_steady")]
+    pub(super) pace: Pace,
     /// Of the last windows together.
     pub(super) seconds: f64,
     /// Those that were due or sent in the last windows, also where the answer came later. Failures, wrong
@@ -63,12 +67,29 @@ pub(super) struct Level {
     /// Answers that came in the last windows, whenever their queries began: the throughput is of these.
     pub(super) answers: u64,
     pub(super) queries_per_second: f64,
+    /// Within which this share of the queries was answered; see `latencies` for those that failed.
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
     pub(super) bytes_up_per_query: f64,
     pub(super) bytes_down_per_query: f64,
+}
+
+impl Level {
+    /// What it is called in the table.
+    pub(super) fn label(&self) -> String {
+        let note = match self.pace {
+            Pace::Steady => "",
+            Pace::Unsteady => " (not steady)",
+            Pace::Behind => " (not steady: does not keep up)",
+        };
+        format!("{} {}{note}", self.mode, self.level)
+    }
+}
+
+fn is_steady<S: Serializer>(pace: &Pace, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bool(*pace == Pace::Steady)
 }
 
 /// Whether each expected value is met; a value that is missing or no number is not.
@@ -95,6 +116,62 @@ impl std::fmt::Display for Mode {
     }
 }
 
+/// How the throughput of the last windows is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// The windows agree, and with a rate it is what was asked.
+    Steady,
+    /// The windows differ, or what had piled up before is answered now.
+    Unsteady,
+    /// Less is answered than is asked: what waits becomes more and more.
+    Behind,
+}
+
+/// Judges the throughputs of all windows so far; `stable` is how far those of the last may be from their
+/// mean, and the mean from the rate that was asked, as a share.
+pub(super) fn pace(mode: Mode, throughputs: &[f64], stable: f64) -> Pace {
+    let Some(last) = throughputs.last_chunk::<STEADY>() else {
+        return Pace::Unsteady;
+    };
+    let mean = last.iter().sum::<f64>() / STEADY as f64;
+    let near = |value: f64, wanted: f64| (value - wanted).abs() <= stable * wanted;
+    let agree = mean > 0.0 && last.iter().all(|window| near(*window, mean));
+    match mode {
+        Mode::Rate(rate) if !near(mean, rate) && mean < rate => Pace::Behind,
+        Mode::Rate(rate) if !near(mean, rate) => Pace::Unsteady,
+        _ if agree => Pace::Steady,
+        _ => Pace::Unsteady,
+    }
+}
+
+/// Answers that came in this time, whenever their queries began. A failure is none.
+fn answers(samples: &[Sample], time: &Range<Instant>) -> u64 {
+    samples
+        .iter()
+        .filter(|sample| sample.outcome != Outcome::Failed)
+        .filter(|sample| time.contains(&(sample.due + sample.latency)))
+        .count() as u64
+}
+
+/// Answers a second.
+pub(super) fn throughput(samples: &[Sample], time: &Range<Instant>) -> f64 {
+    answers(samples, time) as f64 / (time.end - time.start).as_secs_f64()
+}
+
+/// Milliseconds of each query, sorted. One that failed had no answer when it was given up, and counts
+/// as long as the slowest answer at least: a service that refuses at once is not fast.
+fn latencies(samples: &[&Sample]) -> Vec<f64> {
+    let answered = samples.iter().filter(|s| s.outcome != Outcome::Failed);
+    let slowest = answered.map(|s| s.latency).max().unwrap_or_default();
+    let took = |sample: &&Sample| match sample.outcome {
+        Outcome::Failed => sample.latency.max(slowest),
+        Outcome::Right | Outcome::Wrong => sample.latency,
+    };
+    let mut all: Vec<f64> = samples.iter().map(took).map(millis).collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
 /// Queries, failed ones, wrong ones.
 fn counts(samples: &[&Sample]) -> (u64, u64, u64) {
     let count = |outcome| samples.iter().filter(|s| s.outcome == outcome).count() as u64;
@@ -107,7 +184,7 @@ fn counts(samples: &[&Sample]) -> (u64, u64, u64) {
 /// answers in a window alone would leave out the slowest, which come after it.
 pub(super) fn summarise(
     mode: Mode,
-    steady: bool,
+    pace: Pace,
     samples: &[Sample],
     reported: &Range<Instant>,
 ) -> Level {
@@ -117,18 +194,8 @@ pub(super) fn summarise(
         .partition(|sample| sample.due < reported.start);
     let (queries, failed, wrong) = counts(&last);
     let (warmup_queries, warmup_failed, warmup_wrong) = counts(&warmup);
-    let answers = samples
-        .iter()
-        .filter(|sample| sample.outcome != Outcome::Failed)
-        .filter(|sample| reported.contains(&(sample.due + sample.latency)))
-        .count() as u64;
     let answered = (queries - failed).max(1) as f64;
-    let mut latencies: Vec<f64> = last
-        .iter()
-        .filter(|sample| sample.outcome != Outcome::Failed)
-        .map(|sample| millis(sample.latency))
-        .collect();
-    latencies.sort_by(f64::total_cmp);
+    let latencies = latencies(&last);
     let (mode, level) = match mode {
         Mode::Concurrency(count) => ("concurrency", count),
         Mode::Rate(rate) => ("rate", rate),
@@ -136,7 +203,7 @@ pub(super) fn summarise(
     Level {
         mode,
         level,
-        steady,
+        pace,
         seconds,
         queries,
         failed,
@@ -144,8 +211,8 @@ pub(super) fn summarise(
         warmup_queries,
         warmup_failed,
         warmup_wrong,
-        answers,
-        queries_per_second: answers as f64 / seconds,
+        answers: answers(samples, reported),
+        queries_per_second: throughput(samples, reported),
         p50_ms: quantile(&latencies, 0.5),
         p95_ms: quantile(&latencies, 0.95),
         p99_ms: quantile(&latencies, 0.99),
@@ -236,10 +303,10 @@ mod tests {
             sample(begun, 999, Failed),
         ];
         let reported = begun..begun + Duration::from_secs(2);
-        let level = summarise(Mode::Rate(5.0), true, &samples, &reported);
+        let level = summarise(Mode::Rate(5.0), Pace::Steady, &samples, &reported);
         assert_eq!((level.queries, level.failed, level.wrong), (3, 1, 1));
         assert_eq!((level.warmup_queries, level.warmup_wrong), (2, 1));
-        assert_eq!((level.queries_per_second, level.max_ms), (1.0, 3.0));
+        assert_eq!((level.queries_per_second, level.max_ms), (1.0, 999.0));
         assert_eq!(
             (level.bytes_up_per_query, level.bytes_down_per_query),
             (10.0, 20.0)
@@ -261,14 +328,85 @@ mod tests {
         ];
         let level = summarise(
             Mode::Concurrency(4.0),
-            true,
+            Pace::Steady,
             &samples,
             &(at(1000)..at(2000)),
         );
         assert_eq!((level.queries, level.failed, level.wrong), (3, 1, 1));
         assert_eq!((level.warmup_queries, level.warmup_wrong), (1, 0));
         assert_eq!((level.answers, level.queries_per_second), (2, 2.0));
-        assert_eq!((level.p50_ms, level.p99_ms), (100.0, 2000.0));
+        assert_eq!((level.p50_ms, level.p99_ms), (2000.0, 60_000.0));
+    }
+
+    #[test]
+    fn windows_that_agree_are_steady_only_where_a_rate_is_kept() {
+        use Pace::{Behind, Steady, Unsteady};
+        let (count, rate) = (Mode::Concurrency(8.0), Mode::Rate(100.0));
+        let found = |mode, windows: &[f64]| pace(mode, windows, 0.1);
+        assert_eq!(found(count, &[60.0, 60.0, 65.0]), Steady);
+        assert_eq!(found(count, &[60.0, 60.0, 80.0]), Unsteady);
+        assert_eq!(found(count, &[60.0, 60.0]), Unsteady);
+        assert_eq!(found(count, &[0.0, 0.0, 0.0]), Unsteady);
+        assert_eq!(found(rate, &[20.0, 95.0, 100.0, 101.0]), Steady);
+        assert_eq!(found(rate, &[91.0, 91.0, 91.0]), Steady);
+        assert_eq!(found(rate, &[50.0, 150.0, 100.0]), Unsteady);
+        // overloaded: the windows agree all the same
+        assert_eq!(found(rate, &[60.0, 60.0, 60.0]), Behind);
+        assert_eq!(found(rate, &[89.0, 89.0, 89.0]), Behind);
+        assert_eq!(found(rate, &[0.0, 0.0, 0.0]), Behind);
+        // after it was overloaded
+        assert_eq!(found(rate, &[130.0, 130.0, 130.0]), Unsteady);
+    }
+
+    #[test]
+    fn a_level_says_whether_it_was_steady_and_whether_the_service_keeps_up() {
+        let begun = Instant::now();
+        let reported = begun..begun + Duration::from_secs(1);
+        let said = |pace| {
+            let level = summarise(Mode::Rate(100.0), pace, &[], &reported);
+            let json = serde_json::to_value(&level).unwrap();
+            (level.label(), json["steady"].as_bool().unwrap())
+        };
+        assert_eq!(said(Pace::Steady), ("rate 100".to_owned(), true));
+        assert_eq!(
+            said(Pace::Unsteady),
+            ("rate 100 (not steady)".to_owned(), false)
+        );
+        let (label, steady) = said(Pace::Behind);
+        assert!(label.contains("does not keep up") && !steady, "{label}");
+    }
+
+    #[test]
+    fn a_failure_is_no_throughput() {
+        use Outcome::{Failed, Right, Wrong};
+        let begun = Instant::now();
+        let window = begun..begun + Duration::from_secs(2);
+        let samples = [Right, Failed, Wrong, Failed, Failed].map(|how| sample(begun, 5, how));
+        assert_eq!(throughput(&samples, &window), 1.0);
+        // that of a window in which every query fails
+        assert_eq!(throughput(&samples[3..], &window), 0.0);
+    }
+
+    #[test]
+    fn failures_make_no_percentile_look_fast() {
+        let begun = Instant::now();
+        let reported = begun..begun + Duration::from_secs(2);
+        let with_failures_after = |ms| {
+            let fast = (0..48).map(|_| sample(begun, 10, Outcome::Right));
+            let slow = (0..48).map(|_| sample(begun, 20, Outcome::Right));
+            let failed = (0..4).map(|_| sample(begun, ms, Outcome::Failed));
+            let samples: Vec<Sample> = fast.chain(slow).chain(failed).collect();
+            let mode = Mode::Concurrency(4.0);
+            let level = summarise(mode, Pace::Steady, &samples, &reported);
+            [level.p50_ms, level.p95_ms, level.p99_ms, level.max_ms]
+        };
+        // given up late
+        assert_eq!(with_failures_after(900), [20.0, 20.0, 900.0, 900.0]);
+        // refused at once; as fast answers they would bring the median down to 10
+        assert_eq!(with_failures_after(1), [20.0, 20.0, 20.0, 20.0]);
+        // without an answer there is only their own time
+        let failed = [&sample(begun, 7, Outcome::Failed)];
+        assert_eq!(latencies(&failed), [7.0]);
     }
 
     #[test]
@@ -293,7 +431,8 @@ mod tests {
                 (begun, Right),
             ];
             let samples = samples.map(|(due, outcome)| sample(due, 1, outcome));
-            [summarise(Mode::Concurrency(1.0), true, &samples, &reported)]
+            let mode = Mode::Concurrency(1.0);
+            [summarise(mode, Pace::Steady, &samples, &reported)]
         };
         let said = |levels: &[Level], share| {
             verdict(levels, 0.1, share).map_err(|error| error.to_string())
@@ -309,7 +448,8 @@ mod tests {
         }
         // no query at all, and none in the windows that are reported
         for samples in [vec![], vec![sample(early, 1, Right)]] {
-            let none = [summarise(Mode::Rate(1.0), false, &samples, &reported)];
+            let mode = Mode::Rate(1.0);
+            let none = [summarise(mode, Pace::Behind, &samples, &reported)];
             assert!(said(&none, 1.0).unwrap_err().contains("--window"));
         }
     }
