@@ -1,6 +1,7 @@
 //! Connections that come in: accepted, shaken hands with side by side, and handed to the server.
 //! A peer that does not finish its handshake in time is dropped and keeps nobody else waiting.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,7 +27,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const SAID_EVERY: Duration = Duration::from_secs(1);
 /// Longer than any process runs.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// Handshakes at the same time; more connections wait in the listener's queue.
+/// Handshakes at the same time; one more ends the oldest, so that peers who connect and say nothing
+/// keep nobody waiting.
 const HANDSHAKES: usize = 256;
 /// Pause when the system has no descriptor or memory for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(50);
@@ -128,11 +130,9 @@ async fn accept(
     identity: Arc<Identity>,
     sender: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES));
+    // the oldest first; closed when it is over, and over when it is dropped
+    let mut under_way: VecDeque<oneshot::Sender<()>> = VecDeque::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -145,12 +145,26 @@ async fn accept(
                 continue;
             }
         };
+        if under_way.len() >= HANDSHAKES {
+            under_way.retain(|handshake| !handshake.is_closed());
+        }
+        if under_way.len() >= HANDSHAKES {
+            under_way.pop_front();
+        }
+        let (handshake, displaced) = oneshot::channel();
+        under_way.push_back(handshake);
         let (acceptor, sender) = (TlsAcceptor::from(identity.server()), sender.clone());
         tokio::spawn(async move {
-            let _slot = slot;
             // slower by at most a round trip when refused
             let _ = stream.set_nodelay(true);
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
+                _ = displaced => {
+                    refused(peer, &"too many handshakes are under way, and this is the oldest");
+                    return;
+                }
+            };
+            match shaken {
                 Ok(Ok(stream)) => {
                     // the server has gone
                     let _ = sender.send(Ok(Connection::new(stream))).await;

@@ -128,7 +128,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(|| async { metrics_text() }))
+        .route("/metrics", get(metrics_page))
         .with_state(ready);
     tracing::info!(addr = %bound, "operations port listens");
     let answering = answer(listener, router, CONNECTIONS, CONNECTION_TIME);
@@ -168,11 +168,49 @@ async fn readyz(State(ready): State<watch::Receiver<bool>>) -> (StatusCode, &'st
     }
 }
 
+/// Readiness is put in when it is asked for, so that alerts are told what probes are told.
+async fn metrics_page(State(ready): State<watch::Receiver<bool>>) -> String {
+    metrics::gauge!("chemxor_ready").set(f64::from(*ready.borrow()));
+    metrics_text()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+
+    async fn page(address: SocketAddr, path: &str) -> String {
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        asking.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // to its end: one request a connection
+        asking.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_metric_of_readiness_says_what_probes_are_told() {
+        install_metrics();
+        let operations = Operations {
+            listen: Some(([127, 0, 0, 1], 0).into()),
+            ..Operations::default()
+        };
+        let ready = watch::Sender::new(false);
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let address = serve(&operations, ready.subscribe(), stop).await.unwrap();
+        let address = address.unwrap();
+        for (now, status, value) in [(false, "503", "0"), (true, "200", "1"), (false, "503", "0")] {
+            ready.send_replace(now);
+            let probe = page(address, "/readyz").await;
+            assert!(probe.starts_with(&format!("HTTP/1.1 {status}")), "{probe}");
+            let metrics = page(address, "/metrics").await;
+            let line = format!("chemxor_ready {value}");
+            assert!(metrics.lines().any(|found| found == line), "{metrics}");
+        }
+    }
 
     /// Who connects and says nothing, or reads nothing, takes no place for longer than its time.
     #[tokio::test]

@@ -103,6 +103,7 @@ impl Served {
         health.set_service_status("", Serving).await;
         let follow = follow(health.clone(), self.ready.subscribe(), stop.clone());
         let _follow = AbortOnDrop(tokio::spawn(follow));
+        let _watch = AbortOnDrop(tokio::spawn(self.identity.clone().watch()));
         let mut router = router.add_service(Versioned(health_service));
         if self.operations.reflection {
             let reflection = tonic_reflection::server::Builder::configure()

@@ -12,6 +12,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use zeroize::Zeroizing;
@@ -31,6 +32,8 @@ pub const HTTP2_FRAME: u32 = 1 << 18;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the files are looked at, at most; a look is three calls of `stat`.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often a service looks at its files when nobody connects.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// PEM files of one party.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -75,15 +78,65 @@ fn stamp(files: &TlsFiles) -> Stamp {
 struct Configs {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    /// End of our certificate, Unix time.
+    until: Option<i64>,
+}
+
+/// What is in use, and what the files were when they were last looked at.
+struct State {
+    configs: Configs,
+    /// Of the files in use.
+    stamp: Stamp,
+    looked: Instant,
+    /// The files as they are now and why they are not in use, when they do not fit.
+    refused: Option<(Stamp, String)>,
+}
+
+impl State {
+    /// Takes the files in use when they are others now. While they do not fit they are read at every
+    /// look, as what makes them readable may leave no stamp; it is said once.
+    fn look(&mut self, files: &TlsFiles) {
+        self.looked = Instant::now();
+        let now = stamp(files);
+        if now == self.stamp {
+            // a pair that did not fit may have been taken back
+            self.refused = None;
+            return;
+        }
+        match read_configs(files) {
+            Ok(configs) => {
+                tracing::info!(cert = %files.cert.display(), "certificates reloaded");
+                metrics::counter!("chemxor_tls_reloads_total", "outcome" => "ok").increment(1);
+                (self.configs, self.stamp, self.refused) = (configs, now, None);
+            }
+            Err(error) => {
+                let refused = Some((now, error.to_string()));
+                if self.refused == refused {
+                    return;
+                }
+                self.refused = refused;
+                metrics::counter!("chemxor_tls_reloads_total", "outcome" => "refused").increment(1);
+                tracing::warn!(%error, "new certificates are not used; the old ones go on");
+            }
+        }
+    }
+
+    fn show(&self) {
+        if let Some(until) = self.configs.until {
+            metrics::gauge!("chemxor_certificate_expiry_timestamp_seconds").set(until as f64);
+        }
+        let refused = f64::from(self.refused.is_some());
+        metrics::gauge!("chemxor_certificate_refused").set(refused);
+    }
 }
 
 /// A party's certificates as the files have them now. New connections look at the files, at most
-/// four times a second; connections that are open stay as they are, so that replacing the files drops no
-/// call. Files that do not fit together (a certificate without its key, while they are being
-/// replaced) are logged, and what was read before goes on.
+/// four times a second, and a service does so every second; connections that are open stay as they
+/// are, so that replacing the files drops no call. Files that do not fit together (a certificate
+/// without its key, while they are being replaced) are logged, and what was read before goes on.
 pub struct Identity {
     files: TlsFiles,
-    state: Mutex<(Configs, Stamp, Instant)>,
+    state: Mutex<State>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -99,35 +152,43 @@ impl Identity {
         // an alert on its growth must see the first one, too
         metrics::counter!("chemxor_tls_reloads_total", "outcome" => "refused").increment(0);
         let stamp = stamp(files);
-        let configs = read_configs(files)?;
+        let state = State {
+            configs: read_configs(files)?,
+            stamp,
+            looked: Instant::now(),
+            refused: None,
+        };
+        state.show();
         Ok(Arc::new(Self {
             files: files.clone(),
-            state: Mutex::new((configs, stamp, Instant::now())),
+            state: Mutex::new(state),
         }))
+    }
+
+    /// Looks at the files every second, for ever: what is replaced is noticed also where nobody
+    /// connects.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let mut due = tokio::time::interval(WATCH);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let identity = self.clone();
+            // reads files: not on a thread that serves
+            let looked = tokio::task::spawn_blocking(move || {
+                identity.configs();
+            });
+            // an error says that the runtime ends
+            let _ = looked.await;
+        }
     }
 
     fn configs(&self) -> Configs {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.2.elapsed() >= LOOK {
-            state.2 = Instant::now();
-            let now = stamp(&self.files);
-            if now != state.1 {
-                match read_configs(&self.files) {
-                    Ok(configs) => {
-                        tracing::info!(cert = %self.files.cert.display(), "certificates reloaded");
-                        metrics::counter!("chemxor_tls_reloads_total", "outcome" => "ok")
-                            .increment(1);
-                        (state.0, state.1) = (configs, now);
-                    }
-                    Err(error) => {
-                        metrics::counter!("chemxor_tls_reloads_total", "outcome" => "refused")
-                            .increment(1);
-                        tracing::warn!(%error, "new certificates are not used; the old ones go on");
-                    }
-                }
-            }
+        if state.looked.elapsed() >= LOOK {
+            state.look(&self.files);
+            state.show();
         }
-        state.0.clone()
+        state.configs.clone()
     }
 
     /// For the next connection that comes in.
@@ -166,9 +227,7 @@ fn read_configs(files: &TlsFiles) -> Result<Configs, RuntimeError> {
     let key_pem = read(&files.key)?;
     let key =
         PrivateKeyDer::from_pem_slice(&key_pem).map_err(|error| refuse(&files.key)(&error))?;
-    if let Some(until) = certs.first().and_then(|cert| not_after(cert)) {
-        metrics::gauge!("chemxor_certificate_expiry_timestamp_seconds").set(until as f64);
-    }
+    let until = certs.first().and_then(|cert| not_after(cert));
     let versions = [&rustls::version::TLS13];
     let verifier = WebPkiClientVerifier::builder(roots.clone())
         .build()
@@ -189,6 +248,7 @@ fn read_configs(files: &TlsFiles) -> Result<Configs, RuntimeError> {
     Ok(Configs {
         server: Arc::new(server),
         client: Arc::new(client),
+        until,
     })
 }
 

@@ -305,10 +305,31 @@ struct Annotations {
     summary: String,
 }
 
+fn rules() -> Vec<Rule> {
+    let alerts: Alerts = serde_yaml_ng::from_str(&text("prometheus/alerts.yaml")).unwrap();
+    alerts.groups.into_iter().flat_map(|g| g.rules).collect()
+}
+
+fn rule(alert: &str) -> Rule {
+    let found = rules().into_iter().find(|rule| rule.alert == alert);
+    found.unwrap_or_else(|| panic!("there is no alert {alert}"))
+}
+
+/// Seconds of a duration of Prometheus.
+fn seconds(duration: &str) -> u64 {
+    let (number, unit) = duration.split_at(duration.len() - 1);
+    let of = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => panic!("{duration} has another unit"),
+    };
+    of * number.parse::<u64>().unwrap()
+}
+
 #[test]
 fn every_alert_has_its_page_and_uses_metrics_and_labels_that_exist() {
     let known = counted();
-    let alerts: Alerts = serde_yaml_ng::from_str(&text("prometheus/alerts.yaml")).unwrap();
     let manual = include_str!("../../../docs/operations.md");
     let incidents = manual.split("\n## Incidents\n").nth(1).unwrap();
     let incidents = incidents.split("\n## ").next().unwrap();
@@ -317,7 +338,7 @@ fn every_alert_has_its_page_and_uses_metrics_and_labels_that_exist() {
         .skip(1)
         .map(|page| page.split_once('\n').unwrap())
         .collect();
-    for rule in alerts.groups.iter().flat_map(|group| &group.rules) {
+    for rule in rules() {
         let page = pages.remove(rule.alert.as_str());
         let page = page.unwrap_or_else(|| panic!("{} has no page", rule.alert));
         let words = page.split_whitespace().count();
@@ -330,6 +351,76 @@ fn every_alert_has_its_page_and_uses_metrics_and_labels_that_exist() {
         assert!(lasts.ends_with(['m', 'h']), "{}: {lasts}", rule.alert);
     }
     assert!(pages.is_empty(), "pages without an alert: {pages:?}");
+}
+
+/// What lasts until somebody mends it: a counter stands still meanwhile, and its alert ends.
+#[test]
+fn states_that_last_are_alerted_on_by_a_gauge_alone() {
+    let known = counted();
+    for (alert, severity) in [
+        ("ChemxorNotReady", "page"),
+        ("ChemxorPartitionsRefused", "warn"),
+        ("ChemxorCertificateNotReloaded", "warn"),
+    ] {
+        let rule = rule(alert);
+        assert_eq!(rule.labels.severity, severity, "{alert}");
+        let parsed = promql::parse(&rule.expr).unwrap();
+        let Expr::Binary(left, right) = &parsed else {
+            panic!("{alert}: {parsed:?} compares nothing");
+        };
+        assert!(matches!(**right, Expr::Number), "{alert}: {right:?}");
+        let (kind, _) = series(left, &known).unwrap();
+        assert_eq!(kind, "gauge", "{alert}");
+    }
+}
+
+/// Seconds in which a gateway passes over a worker that fails: after its first failure, and at most.
+fn pauses() -> (u64, u64) {
+    let code = include_str!("../../../gateway/src/suspicion.rs");
+    let constant = code.split("const PAUSES").nth(1).unwrap();
+    let constant = constant.split(';').next().unwrap();
+    let seconds = constant.split("from_secs(").skip(1);
+    let seconds = seconds.map(|rest| rest.split(')').next().unwrap().parse().unwrap());
+    match seconds.collect::<Vec<u64>>()[..] {
+        [first, longest] => (first, longest),
+        ref other => panic!("{other:?} are not two pauses"),
+    }
+}
+
+#[test]
+fn a_worker_that_goes_on_failing_is_warned_of_and_one_that_restarts_is_not() {
+    let rule = rule("ChemxorWorkerFails");
+    let (counted, threshold) = rule.expr.rsplit_once(" > ").unwrap();
+    assert!(counted.contains("(increase("), "{counted}");
+    let threshold: usize = threshold.parse().unwrap();
+    let range = seconds(counted.split(['[', ']']).nth(1).unwrap());
+    let lasts = seconds(rule.lasts.as_deref().unwrap());
+    let manual = include_str!("../../../docs/operations.md");
+    assert!(manual.contains("for three seconds, then for twice as long"));
+    let (first, longest) = pauses();
+    assert_eq!((first, longest), (3, 60), "as docs/operations.md says");
+    // one gateway, a worker that fails by saying nothing, and a query at the end of each pause
+    let gateway: toml::Value = super::sample("gateway.toml");
+    let silent = gateway["limits"]["attempt_timeout_ms"].as_integer();
+    let silent = silent.unwrap() as u64 / 1000;
+    let failures: Vec<u64> = std::iter::successors(Some((0, first)), |(at, pause)| {
+        Some((at + pause + silent, (pause * 2).min(longest)))
+    })
+    .map(|(at, _)| at)
+    .take(100)
+    .collect();
+    // what a counter has when Prometheus first reads it is no increase
+    let first_read = 60;
+    let is_met = |now: u64| {
+        let since = first_read.max(now.saturating_sub(range));
+        let counted = failures.iter().filter(|at| (since + 1..=now).contains(*at));
+        counted.count() > threshold
+    };
+    let begin = (0..range).find(|now| is_met(*now));
+    let begin = begin.expect("more failures than the threshold within the range");
+    assert!((begin..=begin + lasts).all(is_met), "met without a break");
+    // all steps of a minute fail; they stand in the range for as long as it is
+    assert!(lasts > range + 60, "a restart is no incident");
 }
 
 #[derive(Debug, Deserialize)]
