@@ -1,10 +1,11 @@
 //! The chart, rendered and read into the types of Kubernetes: a field that Kubernetes does not know
 //! is an error, and so is one of the wrong type.
 //!
-//! Its templates use values and the release's name only, so that they can be rendered here exactly
-//! as Helm does; where Helm is on the machine, both are compared.
+//! Its templates use values, the release's name and conditions only, so that they can be rendered here
+//! exactly as Helm does; where Helm is on the machine, both are compared.
 
 mod objects;
+mod parties;
 mod pods;
 mod workers;
 
@@ -35,29 +36,76 @@ fn values() -> Value {
     documents("values.yaml", &text("helm/chemxor/values.yaml")).remove(0)
 }
 
-/// A template as Helm renders it.
-fn rendered(name: &str) -> Vec<Value> {
-    let values = values();
+/// The value of an expression, `.Values.` and its path.
+fn value<'v>(values: &'v Value, expression: &str) -> &'v Value {
+    let path = expression.strip_prefix(".Values.");
+    let path = path.unwrap_or_else(|| panic!("{expression} cannot be rendered"));
+    path.split('.').fold(values, |value, key| &value[key])
+}
+
+/// Whether `if` takes a value for true.
+fn holds(value: &Value) -> bool {
+    match value {
+        Value::Bool(given) => *given,
+        Value::Sequence(items) => !items.is_empty(),
+        other => panic!("{other:?} is no condition"),
+    }
+}
+
+/// The text that an expression stands for.
+fn shown(values: &Value, release: &str, expression: &str) -> String {
+    if expression == ".Release.Name" {
+        return release.to_owned();
+    }
+    if let Some(list) = expression.strip_suffix(" | toJson") {
+        return serde_json::to_string(value(values, list)).unwrap();
+    }
+    match value(values, expression) {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        other => panic!("{expression} is {other:?}"),
+    }
+}
+
+/// A template as Helm renders it for a release; documents that hold nothing are none.
+fn rendered(name: &str, release: &str, values: &Value) -> Vec<Value> {
     let template = text(&format!("helm/chemxor/templates/{name}"));
     let mut parts = template.split("{{");
     let mut out = parts.next().unwrap().to_owned();
+    // the conditions around this place
+    let mut around: Vec<bool> = Vec::new();
     for part in parts {
         let (expression, after) = part.split_once("}}").unwrap();
-        let expression = expression.trim();
-        if expression == ".Release.Name" {
-            out.push_str(RELEASE);
-        } else {
-            let path = expression.strip_prefix(".Values.");
-            let path = path.unwrap_or_else(|| panic!("{name}: {expression} cannot be rendered"));
-            match path.split('.').fold(&values, |value, key| &value[key]) {
-                Value::String(text) => out.push_str(text),
-                Value::Number(number) => out.push_str(&number.to_string()),
-                other => panic!("{name}: {path} is {other:?}"),
+        let inside = around.iter().all(|held| *held);
+        match expression.strip_prefix("- ").map(str::trim) {
+            // the dash takes away the space before it
+            Some(condition) => {
+                if inside {
+                    out.truncate(out.trim_end().len());
+                }
+                match condition.strip_prefix("if ") {
+                    Some(expression) => around.push(holds(value(values, expression))),
+                    None => {
+                        assert_eq!(condition, "end", "{name}");
+                        assert!(around.pop().is_some(), "{name}: nothing ends here");
+                    }
+                }
             }
+            None if inside => out.push_str(&shown(values, release, expression.trim())),
+            None => {}
         }
-        out.push_str(after);
+        if around.iter().all(|held| *held) {
+            out.push_str(after);
+        }
     }
-    documents(name, &out)
+    assert!(around.is_empty(), "{name}: a condition does not end");
+    filled(documents(name, &out))
+}
+
+/// Documents without those that hold nothing, or comments only.
+fn filled(mut documents: Vec<Value>) -> Vec<Value> {
+    documents.retain(|document| !document.is_null());
+    documents
 }
 
 /// A document in the type of Kubernetes; what the type did not take up is an error.
@@ -86,9 +134,10 @@ struct Workload {
     service: Option<String>,
 }
 
-/// Every object of the chart.
+/// Every object of a release.
 #[derive(Default)]
 struct Chart {
+    release: String,
     workloads: Vec<Workload>,
     services: Vec<Service>,
     budgets: Vec<PodDisruptionBudget>,
@@ -139,9 +188,16 @@ impl Chart {
     }
 
     fn read() -> Self {
-        let mut chart = Self::default();
+        Self::of(RELEASE, &values())
+    }
+
+    fn of(release: &str, values: &Value) -> Self {
+        let mut chart = Self {
+            release: release.to_owned(),
+            ..Self::default()
+        };
         for name in TEMPLATES {
-            for document in rendered(name) {
+            for document in rendered(name, release, values) {
                 let added = chart.add(&document);
                 added.unwrap_or_else(|error| panic!("{name}: {error}"));
             }
@@ -150,7 +206,7 @@ impl Chart {
     }
 
     fn workload(&self, role: &str) -> &Workload {
-        let name = format!("{RELEASE}-{role}");
+        let name = format!("{}-{role}", self.release);
         let mut found = self.workloads.iter().filter(|w| w.name == name);
         found.next().unwrap_or_else(|| panic!("no workload {name}"))
     }
@@ -188,7 +244,7 @@ fn every_template_is_rendered_and_known_to_kubernetes_field_by_field() {
 
 #[test]
 fn a_field_that_kubernetes_does_not_know_is_found() {
-    let good = rendered("worker.yaml").remove(0);
+    let good = rendered("worker.yaml", RELEASE, &values()).remove(0);
     assert!(Chart::default().add(&good).is_ok());
     let text = serde_yaml_ng::to_string(&good).unwrap();
     for (from, to) in [
@@ -230,11 +286,24 @@ fn helm_renders_what_is_checked_here() {
         String::from_utf8(output.stdout).unwrap()
     };
     helm(&["lint", "--strict"]);
-    let theirs = helm(&["template", RELEASE, "--kube-version", "1.33.0"]);
-    let theirs = documents("helm template", &theirs);
-    let ours: Vec<Value> = TEMPLATES.iter().flat_map(|name| rendered(name)).collect();
-    for document in &ours {
-        assert!(theirs.contains(document), "{document:?}");
+    let file = root().join("deploy/helm/workers-only.yaml");
+    let party = format!("--values={}", file.display());
+    for (release, values, option) in [
+        (RELEASE, values(), None),
+        (
+            parties::PARTY,
+            parties::values_of_the_party(),
+            Some(&*party),
+        ),
+    ] {
+        let mut arguments = vec!["template", release, "--kube-version", "1.33.0"];
+        arguments.extend(option);
+        let theirs = filled(documents("helm template", &helm(&arguments)));
+        let ours = TEMPLATES.map(|name| rendered(name, release, &values));
+        let ours = ours.concat();
+        for document in &ours {
+            assert!(theirs.contains(document), "{document:?}");
+        }
+        assert_eq!(theirs.len(), ours.len(), "{release}");
     }
-    assert_eq!(theirs.len(), ours.len());
 }

@@ -67,6 +67,10 @@ fn sample_configurations_parse_and_explain_every_key() {
         chemxor_worker::STREAM_MEMORY_MIB,
         "the sample shows the default"
     );
+    assert!(
+        worker.organisations.is_empty(),
+        "a worker as in the sample serves everybody"
+    );
 
     let sources = [
         (

@@ -69,7 +69,8 @@ fn services_point_at_named_ports_where_the_role_listens() {
     }
 }
 
-fn opens(ports: Option<&Vec<NetworkPolicyPort>>, wanted: u16) -> bool {
+/// Whether a rule lists a port.
+pub(super) fn opens(ports: Option<&Vec<NetworkPolicyPort>>, wanted: u16) -> bool {
     let wanted = Some(IntOrString::Int(wanted.into()));
     ports.is_some_and(|ports| ports.iter().any(|port| port.port == wanted))
 }

@@ -9,7 +9,7 @@ use super::super::text;
 use super::{Chart, RELEASE, values};
 
 /// The configuration that the init container of a pod writes, by running its very command.
-fn written(pod: &str) -> String {
+pub(super) fn written(toml: &str, pod: &str) -> String {
     let chart = Chart::read();
     let spec = chart.workload("worker").pods.spec.as_ref().unwrap();
     let [init] = &spec.init_containers.as_ref().unwrap()[..] else {
@@ -24,7 +24,7 @@ fn written(pod: &str) -> String {
     let [template, config] = ["template", "config"].map(|name| folder.path().join(name));
     std::fs::create_dir(&template).unwrap();
     std::fs::create_dir(&config).unwrap();
-    std::fs::write(template.join("worker.toml"), text("helm/worker.toml")).unwrap();
+    std::fs::write(template.join("worker.toml"), toml).unwrap();
     let mut words = init.command.clone().unwrap();
     for mount in init.volume_mounts.as_ref().unwrap() {
         let here = folder.path().join(&mount.name);
@@ -66,11 +66,12 @@ fn every_ordinal_has_its_own_name_certificate_key_and_address() {
         found.unwrap().name.clone()
     };
     let secret = text("helm/chemxor/values.yaml");
+    let template = text("helm/worker.toml");
     let most = values()["worker"]["maxReplicas"].as_u64().unwrap();
     assert!(most > 1);
     for ordinal in 0..most {
         let pod = format!("{}-{ordinal}", workload.name);
-        let config: WorkerConfig = toml::from_str(&written(&pod)).unwrap();
+        let config: WorkerConfig = toml::from_str(&written(&template, &pod)).unwrap();
         assert_eq!(config.name.as_str(), pod);
         let host = config.advertise.unwrap();
         assert_eq!(host, format!("{pod}.{service}:{}", config.listen.port()));
@@ -94,8 +95,9 @@ fn every_ordinal_has_its_own_name_certificate_key_and_address() {
 
 #[test]
 fn without_the_pods_name_the_configuration_is_that_of_nobody() {
-    let one = written("a-worker-0");
-    assert_ne!(one, written("a-worker-1"));
+    let template = text("helm/worker.toml");
+    let one = written(&template, "a-worker-0");
+    assert_ne!(one, written(&template, "a-worker-1"));
     assert!(!one.contains("WORKER_NAME"));
-    assert!(text("helm/worker.toml").contains("WORKER_NAME"));
+    assert!(template.contains("WORKER_NAME"));
 }
