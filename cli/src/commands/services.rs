@@ -72,14 +72,10 @@ async fn first_token(
         // kept before it counts: one that nobody has would stand in the way of the next
         create_secret(path, secret.as_bytes())?;
     }
-    let made = match pending.commit().await {
-        Ok(made) => made,
-        Err(error) => {
-            // it is no token
-            args.output.as_ref().map(std::fs::remove_file);
-            return Err(error.into());
-        }
-    };
+    // where the answer is lost it may be a token all the same, so what was kept stays
+    let made = pending.commit().await.context(
+        "whether the token counts is not known: try the one in --output, or ask for one again into another file",
+    )?;
     let expires_unix_ms = (made.expires_at.unix_timestamp_nanos() / 1_000_000) as i64;
     org::print_token(
         format,

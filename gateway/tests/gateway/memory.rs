@@ -70,6 +70,20 @@ async fn a_message_that_does_not_go_on_ends_its_session_and_no_other() {
     other.ask(1, 0).await;
 }
 
+/// Sends a message of so many bytes piece by piece, fifty a second at most, until the gateway says
+/// something.
+async fn goes_on(client: &mut Client, total: usize, piece: &[u8]) -> Heard {
+    let begun = Instant::now();
+    loop {
+        client.chunk(1, 0, total, piece).await;
+        let next = tokio::time::timeout(Duration::from_millis(20), client.hear());
+        match next.await {
+            Ok(heard) => return heard,
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "it is still waited for"),
+        }
+    }
+}
+
 /// A byte now and then does not keep a message alive, nor the memory that is reserved for it.
 #[tokio::test]
 async fn a_message_that_comes_too_slowly_ends_its_session() {
@@ -79,17 +93,8 @@ async fn a_message_that_comes_too_slowly_ends_its_session() {
     };
     let platform = Platform::start(&[0..3], limits).await;
     let mut client = platform.open().await;
-    let begun = Instant::now();
-    let heard = loop {
-        client.chunk(1, 0, 1000, b"x").await;
-        // each byte well within the time between two frames
-        let next = tokio::time::timeout(Duration::from_millis(20), client.hear());
-        match next.await {
-            Ok(heard) => break heard,
-            Err(_) => assert!(begun.elapsed() < PATIENCE, "it is still waited for"),
-        }
-    };
-    assert_eq!(heard, LIMIT);
+    // each byte well within the time between two frames
+    assert_eq!(goes_on(&mut client, 1000, b"x").await, LIMIT);
     platform.sessions(0).await;
 }
 
@@ -102,16 +107,8 @@ async fn a_message_that_takes_too_long_ends_its_session() {
     };
     let platform = Platform::start(&[0..3], limits).await;
     let mut client = platform.open().await;
-    let begun = Instant::now();
-    let heard = loop {
-        // far more than the slowest rate, far less than the message
-        client.chunk(1, 0, MAX_STEP_BYTES, &[7; 4096]).await;
-        let next = tokio::time::timeout(Duration::from_millis(20), client.hear());
-        match next.await {
-            Ok(heard) => break heard,
-            Err(_) => assert!(begun.elapsed() < PATIENCE, "it is still waited for"),
-        }
-    };
+    // far more than the slowest rate, far less than the message
+    let heard = goes_on(&mut client, MAX_STEP_BYTES, &[7; 4096]).await;
     assert_eq!(heard, LIMIT);
     platform.sessions(0).await;
 }

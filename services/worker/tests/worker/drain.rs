@@ -12,7 +12,7 @@ use super::platform::{
 };
 use super::pool::HeldPool;
 use super::registry::Known;
-use super::stream::{Heard, message};
+use super::stream::{Heard, Stream, message};
 
 #[tokio::test]
 async fn a_worker_that_stops_ends_what_runs_and_refuses_what_waits() {
@@ -46,6 +46,11 @@ async fn a_worker_that_stops_ends_what_runs_and_refuses_what_waits() {
     assert_eq!(platform.page("/readyz").await, 503);
     assert_eq!(platform.page("/livez").await, 200);
     drop(pool);
+    ends_with_the_first(platform, stream).await;
+}
+
+/// The step that ran is answered, then the stream and the worker end.
+async fn ends_with_the_first(platform: Platform, mut stream: Stream) {
     assert_eq!(stream.answer().await.0, (1, 0));
     let last = stream.hear().await;
     let stops = Some(ErrorId::WorkerUnavailable);
@@ -94,17 +99,7 @@ async fn what_comes_while_a_worker_stops_is_refused_before_the_rest_has_ended() 
     assert_eq!(refused, sent);
     assert_eq!(metric(BUSY), 1, "the first one has not ended");
     drop(pool);
-    assert_eq!(stream.answer().await.0, (1, 0));
-    let last = stream.hear().await;
-    let stops = Some(ErrorId::WorkerUnavailable);
-    assert!(
-        matches!(last, Heard::Refused(Code::Unavailable, id) if id == stops),
-        "{last:?}"
-    );
-    drop(stream);
-    let ended = tokio::time::timeout(PATIENCE, platform.worker.wait()).await;
-    ended.expect("the worker ends").unwrap();
-    assert_eq!(metric(EVALUATED), 1);
+    ends_with_the_first(platform, stream).await;
 }
 
 #[tokio::test]

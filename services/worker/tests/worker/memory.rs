@@ -157,6 +157,21 @@ async fn versions_that_are_waited_for_together_keep_to_the_limit() {
     }
 }
 
+/// The first step of the first version is under evaluation in the held pool; those of the two others wait
+/// for its permits, and each was loaded for its step.
+async fn one_runs_and_two_wait([runs, waits, last]: [(&mut Stream, &Model); 3], size: usize) {
+    runs.0.first_step(runs.1, 1).await;
+    until_metric(BUSY, 1).await;
+    one_is_in_memory(size).await;
+    let loaded = metric(LOADED);
+    waits.0.first_step(waits.1, 1).await;
+    until_metric(LOADED, loaded + 1).await;
+    last.0.first_step(last.1, 1).await;
+    until_metric(LOADED, loaded + 2).await;
+    // the one that is evaluated, and the one that came last
+    until_metric(BYTES, 2 * size as u64).await;
+}
+
 #[tokio::test]
 async fn steps_that_wait_for_permits_keep_no_version_in_memory() {
     let ((a, size), (b, _)) = (large("a", 0b1111_0110), large("b", 0b0000_1001));
@@ -165,16 +180,7 @@ async fn steps_that_wait_for_permits_keep_no_version_in_memory() {
     let (mut of_a, mut of_b) = (platform.open(&a).await, platform.open(&b).await);
     let mut of_c = platform.open(&c).await;
     let pool = HeldPool::hold();
-    of_c.first_step(&c, 1).await;
-    until_metric(BUSY, 1).await;
-    one_is_in_memory(size).await;
-    let loaded = metric(LOADED);
-    of_a.first_step(&a, 1).await;
-    until_metric(LOADED, loaded + 1).await;
-    of_b.first_step(&b, 1).await;
-    until_metric(LOADED, loaded + 2).await;
-    // the one that is evaluated, and the one that came last
-    until_metric(BYTES, 2 * size as u64).await;
+    one_runs_and_two_wait([(&mut of_c, &c), (&mut of_a, &a), (&mut of_b, &b)], size).await;
     drop(pool);
     for stream in [&mut of_a, &mut of_b, &mut of_c] {
         assert_eq!(stream.answer().await.0, (1, 0));
@@ -193,15 +199,7 @@ async fn a_step_whose_version_was_pushed_out_keeps_it_the_next_time() {
 
     // while the step of `a` waits behind the one of `c`, `a` is pushed out for `b`
     let pool = HeldPool::hold();
-    of_c.first_step(&c, 1).await;
-    until_metric(BUSY, 1).await;
-    one_is_in_memory(size).await;
-    let loaded = metric(LOADED);
-    of_a.first_step(&a, 1).await;
-    until_metric(LOADED, loaded + 1).await;
-    of_b.first_step(&b, 1).await;
-    until_metric(LOADED, loaded + 2).await;
-    until_metric(BYTES, 2 * size as u64).await;
+    one_runs_and_two_wait([(&mut of_c, &c), (&mut of_a, &a), (&mut of_b, &b)], size).await;
     let fetched = platform.registry.fetches(&version);
     platform.registry.hold(&version);
     drop(pool);
